@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-# %% ../nbs/00_core.ipynb #509567f2
+# %% ../nbs/00_core.ipynb #27e2fb92
 def find_root(
     start=None,  # folder to walk up from; default: the current one
 ) -> Path:
@@ -31,6 +31,7 @@ def find_root(
     return here
 
 ROOT = find_root()
+if os.environ.get('IN_TEST'): torch.set_num_threads(1)        # nbdev_test runs several notebooks at once
 RUNS = Path(os.environ.get('I2V_RUNS') or ROOT/'runs')
 CACHE = RUNS/'cache'
 
@@ -66,7 +67,7 @@ def check_parameters(
             raise Problem(f'{name} = {value!r} is a {type(value).__name__}; it must be a {want.__name__}, for example -p {name} {want()!r}')
     return {name: space[name] for name in expected}
 
-# %% ../nbs/00_core.ipynb #c092cb55
+# %% ../nbs/00_core.ipynb #55e18b67
 @dataclass(frozen=True)
 class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
@@ -93,6 +94,7 @@ class Settings:
     nf: int = 64                 # ch_f, channel factor of the decoder
     max_mult: int = 16           # widest block, in units of nf
     spade_hidden: int = 128
+    open_start: bool = False     # decoder begins with x0 in full view
     enc_channels: tuple = (64, 128, 256, 512, 512)
     enc_stem: tuple = (3, 7, 7)
     enc_stride_t: tuple = (1, 2, 2, 2)

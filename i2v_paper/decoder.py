@@ -17,19 +17,20 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .encoder import draw_maps, group_norm
 from .show import COLORS, style
 
-# %% ../nbs/05_decoder.ipynb #d929ebe7
+# %% ../nbs/05_decoder.ipynb #8d08706f
 class SPADE(nn.Module):
     "x (B, C, T, H, W), normalised, then scaled and shifted by maps read off x0 (supplement B.1)"
     def __init__(self,
         channels: int,        # C
         hidden: int = 128,    # channels between x0 and its maps
         groups: int = 16,     # of the GroupNorm, at most
+        gain: float = .02,    # of the initial weights; the authors'
     ):
         super().__init__()
         self.norm = group_norm(channels, groups, affine=False)
         self.conv = nn.Conv2d(3, hidden, 3, padding=1)
         self.maps = nn.Conv2d(hidden, 2*channels, 3, padding=1)                      # gamma and beta
-        for w in (self.conv.weight, *self.maps.weight.data.chunk(2)): nn.init.xavier_uniform_(w, .02)
+        for w in (self.conv.weight, *self.maps.weight.data.chunk(2)): nn.init.xavier_uniform_(w, gain)
         for conv in (self.conv, self.maps): nn.init.zeros_(conv.bias)
 
     def modulation(self, x0, side):
@@ -40,15 +41,19 @@ class SPADE(nn.Module):
     def forward(self, x, gamma, beta):
         return torch.addcmul(beta, self.norm(x), 1 + gamma)
 
-# %% ../nbs/05_decoder.ipynb #bdd7a6d6
+# %% ../nbs/05_decoder.ipynb #44b8c85c
 class ADAIN(nn.Module):
     "h (B, C, T, H, W), each channel of each clip set to mean beta(z) and deviation gamma(z) (supplement B.1)"
     def __init__(self,
         channels: int,   # C
         z_dim: int,      # dimensions of z
+        identity=False,  # begin near gamma = 1, beta = 0, which lets through what comes in
     ):
         super().__init__()
         self.linear = nn.Linear(z_dim, 2*channels)
+        if identity:
+            nn.init.trunc_normal_(self.linear.weight, std=.25*z_dim**-.5)
+            self.linear.bias.data[:channels], self.linear.bias.data[channels:] = 1., 0.
 
     def forward(self, h, z):
         gamma, beta = self.linear(z)[..., None, None, None].chunk(2, 1)              # (B, C, 1, 1, 1)
@@ -75,7 +80,7 @@ def conv_repeated(
                  for k, w in enumerate([(w0, w1 + w2), (w0 + w1, w2)]))
     return torch.stack([even, odd], 3).flatten(2, 3)
 
-# %% ../nbs/05_decoder.ipynb #8c46796d
+# %% ../nbs/05_decoder.ipynb #b9dc3d03
 class VideoResBlock(nn.Module):
     "x (B, c_in, T, H, W) -> (B, c_out, tT, sH, sW): upsample, SPADE(x0), conv, ADAIN(z), conv, shortcut (supplement Fig. 1)"
     def __init__(self,
@@ -86,13 +91,14 @@ class VideoResBlock(nn.Module):
         adain: bool = True,          # False: instance norm in place of ADAIN
         spectral: bool = True,       # divide each 3-D convolution by its largest singular value
         groups: int = 16,            # of each GroupNorm, at most
+        open_start: bool = False,    # begin with SPADE at gain 1 and ADAIN at the identity
     ):
         super().__init__()
         norm = spectral_norm if spectral else (lambda conv: conv)
         mid = min(c_in, c_out)
-        self.spade = SPADE(c_in, spade_hidden, groups) if condition_x0 else group_norm(c_in, groups)
+        self.spade = SPADE(c_in, spade_hidden, groups, 1. if open_start else .02) if condition_x0 else group_norm(c_in, groups)
         self.conv0 = norm(nn.Conv3d(c_in, mid, 3, padding=1))
-        self.adain = ADAIN(mid, z_dim) if adain else nn.InstanceNorm3d(mid, affine=True)
+        self.adain = ADAIN(mid, z_dim, open_start) if adain else nn.InstanceNorm3d(mid, affine=True)
         self.conv1 = norm(nn.Conv3d(mid, c_out, 3, padding=1))
         self.shortcut = nn.Identity() if c_in == c_out else nn.Sequential(
             group_norm(c_in, groups), norm(nn.Conv3d(c_in, c_out, 1, bias=False)))
@@ -117,7 +123,7 @@ def doublings(
         raise ValueError(f'{what} = {end} cannot be reached by doubling {start} up to {steps} times; use one of {[start << k for k in range(steps+1)]}')
     return (2,)*n + (1,)*(steps-n)
 
-# %% ../nbs/05_decoder.ipynb #7ec466b1
+# %% ../nbs/05_decoder.ipynb #78abab90
 class Decoder(nn.Module):
     "p(X|x0, z): x0 (B, 3, H, W) and z (B n, z_dim), n futures an image -> X (B n, T, 3, H, W) in [-1, 1] (supplement B.1, Fig. 1)"
     def __init__(self,
@@ -130,13 +136,14 @@ class Decoder(nn.Module):
         adain: bool = True,                  # False: z enters at the fully connected layer only (ablation)
         spectral: bool = True,               # spectral norm in the blocks
         groups: int = 16,                    # of each GroupNorm, at most
+        open_start: bool = False,            # begin with x0 in full view; see the section on the start
     ):
         super().__init__()
         self.frames, self.size, self.condition_x0, self.adain = frames, size, condition_x0, adain
         self.channels = [nf*min(m, max_mult) for m in (16, 16, 16, 8, 4, 2, 1)]                   # of the initial map, then of each block
         self.factors = [(1, 1), *zip(doublings(1, frames, 5, 'frames'), doublings(4, size, 5, 'size'))]   # before each block
         self.fc = nn.Linear(z_dim, self.channels[0]*4*4)
-        self.blocks = nn.ModuleList(VideoResBlock(a, b, z_dim, spade_hidden, condition_x0, adain, spectral, groups)
+        self.blocks = nn.ModuleList(VideoResBlock(a, b, z_dim, spade_hidden, condition_x0, adain, spectral, groups, open_start)
                                     for a, b in zip(self.channels, self.channels[1:]))
         self.to_rgb = nn.Conv3d(nf, 3, 3, padding=1)
 

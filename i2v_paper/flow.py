@@ -56,7 +56,7 @@ def check_flow(flow,      # any Layer; ActNorms must have seen a batch
     assert error < 1e-6, f'the log-determinant is off by {error:.2g} nats'
     return dict(inverse=inverse, logdet=error)
 
-# %% ../nbs/10_flow.ipynb #4db96725
+# %% ../nbs/10_flow.ipynb #c866c9e2
 class ActNorm(Layer):
     "Shift and scale per dimension; the first batch sets them such that it leaves with mean 0 and standard deviation 1"
     def __init__(self, dim):
@@ -73,7 +73,8 @@ class ActNorm(Layer):
         if not self.initialized: self.initialize(z)
         return self.scale * (z + self.loc), self.scale.abs().log().sum().expand(len(z))   # (actnorm)
     def inverse(self, y, c=None):
-        if not self.initialized: raise ValueError('ActNorm has seen no data: run the flow forward once, or load weights, before inverting it')
+        if not self.initialized: raise ValueError(
+            'ActNorm has seen no data: run the flow forward once, or load weights, before inverting it')
         return y / self.scale - self.loc
 
 # %% ../nbs/10_flow.ipynb #8235ddb0
@@ -83,9 +84,9 @@ def mlp(n_in, hidden, n_out, depth):
     layers = [f for i, o in zip(widths, widths[1:]) for f in (nn.Linear(i, o), nn.LeakyReLU())]
     return nn.Sequential(*layers[:-1])
 
-# %% ../nbs/10_flow.ipynb #d53571ab
+# %% ../nbs/10_flow.ipynb #26fff925
 class AffineCoupling(Layer):
-    "Keeps the leading dimensions; scales and shifts the others by amounts that two networks read off them and the condition (supplement B.1)"
+    "Keeps the leading dimensions; scales and shifts the others by amounts read off them and the condition (supplement B.1)"
     def __init__(self,
         dim,              # dimensions of z
         cond_dim=0,       # dimensions of the condition; 0: none
@@ -100,7 +101,7 @@ class AffineCoupling(Layer):
         self.cond_only, self.clamp = cond_only, clamp
         n_in, n_out = cond_dim + (0 if cond_only else self.keep), dim - self.keep
         if n_in < 1 or n_out < 1: raise ValueError(
-            f'nothing to couple with dim={dim}, keep={self.keep}, cond_dim={cond_dim}: use two dimensions or more, and a condition for cond_only')
+            f'nothing to couple with dim={dim}, keep={self.keep}, cond_dim={cond_dim}: use dim >= 2, and a condition if cond_only')
         self.s, self.t = (mlp(n_in, hidden or 8 * dim, n_out, depth) for _ in 'st')
         if zero_init:
             for p in [*self.s[-1].parameters(), *self.t[-1].parameters()]: nn.init.zeros_(p)

@@ -62,20 +62,20 @@ def load_run(
         net.load_state_dict({k.removeprefix(prefix): v for k, v in load_file(run.file(stage)).items() if k.startswith(prefix)}); net.to(device)
     return I2V(**nets, settings=s)
 
-# %% ../nbs/14_synthesis.ipynb #665902a7
+# %% ../nbs/14_synthesis.ipynb #a7eae958
 def train_run(
     run,               # an open Run
     s,                 # its Settings
     clips,             # Clips to train on
     seed=0,
     device='cpu',
-    stages=('embedder', 'video', 'dynamics'),
+    stage='all',       # 'embedder' or 'video': stop after that one, and return None
 ) -> I2V:
     "The three stages one after the other; finished ones are loaded, interrupted ones continued"
     embedder = train_embedder(run, s, clips, seed, device)
-    if stages == ('embedder',): return
+    if stage == 'embedder': return
     video = train_video(run, s, clips, seed, device)
-    if 'dynamics' not in stages: return
+    if stage == 'video': return
     file = run.path/'latents.safetensors'
     if not file.exists():
         latents = encode_clips(video, embedder, clips, s, seed, 1 if clips.drawn else 8, device)

@@ -1,0 +1,105 @@
+"What no notebook can check about itself: names, equations, entry points, the front page."
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
+COMPONENTS = [p for p in NBS if re.match(r'\d\d_', p.name)]
+ENTRY = [p for p in NBS if p.parent == ROOT/'nbs' and p not in COMPONENTS and p.stem != 'index']
+name = lambda p: p.stem
+
+
+def load(path): return json.loads(path.read_text(encoding='utf-8'))
+def source(cell): return ''.join(cell['source'])
+def code(nb): return [source(c) for c in nb['cells'] if c['cell_type'] == 'code']
+def prose(nb): return '\n'.join(source(c) for c in nb['cells'] if c['cell_type'] == 'markdown')
+
+
+@pytest.mark.parametrize('path', COMPONENTS, ids=name)
+def test_component_exports_the_module_of_its_name(path):
+    nb = load(path)
+    exports = re.findall(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(code(nb)), re.M)
+    assert exports == [path.stem[3:]]
+    assert (ROOT/'i2v_paper'/f'{exports[0]}.py').is_file()
+
+
+@pytest.mark.parametrize('path', COMPONENTS, ids=name)
+def test_component_has_the_anatomy(path):
+    nb = load(path)
+    first, text = source(nb['cells'][0]), prose(nb)
+    assert re.match(r'# .+\n\n> .+', first), 'title and one-line subtitle'
+    for word in ('**You will**', '**Paper**', '**Runs in**'): assert word in first
+    for head in ('## Summary', '## Exercises'): assert head in text
+    solutions = [c for c in nb['cells'] if 'solution' in c['metadata'].get('tags', [])]
+    assert len(solutions) == 2 and all(source(c).startswith('#| code-fold: true') for c in solutions)
+    assert '\n'.join(code(nb)).count('# your turn') == 2
+    checks = [c for c in code(nb) if re.search(r'^\s*(assert|test_\w+\(|check_\w+\()|; ?(assert|test_\w+\()', c, re.M)]
+    assert len(checks) >= 4
+
+
+@pytest.mark.parametrize('path', NBS, ids=name)
+def test_notebook_is_small_clean_and_without_errors(path):
+    nb = load(path)
+    assert path.stat().st_size < 300_000
+    for cell in nb['cells']:
+        assert not any(o.get('output_type') == 'error' for o in cell.get('outputs', []))
+        assert cell['cell_type'] != 'code' or len([l for l in source(cell).split('\n') if l.strip()]) <= 70
+
+
+@pytest.mark.parametrize('path', ENTRY, ids=name)
+def test_entry_point_has_literal_parameters_and_no_outputs(path):
+    nb = load(path)
+    tagged = [c for c in nb['cells'] if 'parameters' in c['metadata'].get('tags', [])]
+    assert len(tagged) == 1
+    for line in source(tagged[0]).splitlines():
+        m = re.match(r'(\w+): (str|int|float|bool) = (.+?)\s*# \S', line)
+        assert m, f'not "name: type = literal  # help": {line}'
+        ast.literal_eval(m[3])
+    assert not any(c.get('outputs') for c in nb['cells'])
+    assert not any(re.search(r'^#\|\s*export', c, re.M) for c in code(nb))
+    assert 'before = set(globals())' in code(nb)[0]
+
+
+@pytest.mark.parametrize('equation', ['1', '2', '3', '4'])
+def test_each_equation_of_the_supplement_has_its_line(equation):
+    tags = [p.name for p in COMPONENTS if rf'\tag{{{equation}}}' in prose(load(p))]
+    lines = [f'{p.name}: {l.strip()}' for p in (ROOT/'i2v_paper').glob('*.py') for l in p.read_text(encoding='utf-8').splitlines() if re.search(rf'# Eq\. {equation}$', l)]
+    assert len(tags) == 1 and len(lines) == 1, (tags, lines)
+
+
+def test_dependencies_flow_one_way():
+    order = {p.stem[3:]: int(p.name[:2]) for p in COMPONENTS}
+    graph = {m: set(re.findall(r'^(?:from|import) (?:i2v_paper)?\.?(\w+)', (ROOT/'i2v_paper'/f'{m}.py').read_text(encoding='utf-8'), re.M)) & set(order) for m in order}
+    def visit(m, trail):
+        assert m not in trail, f'circle: {" -> ".join([*trail, m])}'
+        for n in graph[m]: visit(n, (*trail, m))
+    for m in graph: visit(m, ())
+
+
+def test_readme_is_the_index():
+    from i2v_paper.pages import readme
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == readme()
+
+
+def test_readme_numbers_are_those_of_results():
+    from i2v_paper.pages import results_table
+    assert results_table().data in (ROOT/'README.md').read_text(encoding='utf-8')
+
+
+def test_links_and_images_of_the_readme_exist():
+    for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', (ROOT/'README.md').read_text(encoding='utf-8')):
+        assert (ROOT/target).exists(), target
+
+
+def test_every_public_function_says_what_it_does():
+    missing = []
+    for p in COMPONENTS:
+        tree = ast.parse((ROOT/'i2v_paper'/f'{p.stem[3:]}.py').read_text(encoding='utf-8'))
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not ast.get_docstring(node):
+                missing.append(f'{p.stem}: {node.name}')
+    assert not missing
