@@ -67,7 +67,7 @@ def check_parameters(
             raise Problem(f'{name} = {value!r} is a {type(value).__name__}; it must be a {want.__name__}, for example -p {name} {want()!r}')
     return {name: space[name] for name in expected}
 
-# %% ../nbs/00_core.ipynb #55e18b67
+# %% ../nbs/00_core.ipynb #c8ab9e8c
 @dataclass(frozen=True)
 class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
@@ -99,6 +99,7 @@ class Settings:
     enc_stem: tuple = (3, 7, 7)
     enc_stride_t: tuple = (1, 2, 2, 2)
     enc_stride_s: tuple = (1, 2, 2, 2)
+    start_logvar: float = None   # log variance of a fresh encoder; None: the layer's own
     disc_ndf: int = 64
     disc_layers: int = 3
     disc_channels: tuple = (64, 64, 128, 256, 512)
@@ -165,16 +166,16 @@ _paper = _silent | V('supplement B.1', n_blocks=20, flow_depth=2, flow_leaky=0.,
 _official = _paper | V('authors: released configuration', z_dim=64, lambda_percep=30., disc_frames=12, official_losses=True, flow_depth=4,
                        flow_leaky=.9, flow_betas=(.9, .99), critic_start=.01)
 
-# %% ../nbs/00_core.ipynb #1a527be7
-_tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=8, spade_hidden=32, enc_channels=(16, 32, 64, 128), enc_stem=(3, 5, 5),
+# %% ../nbs/00_core.ipynb #092063d6
+_tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidden=32, open_start=True, start_logvar=-3., enc_channels=(16, 32, 64, 128), enc_stem=(3, 5, 5),
           enc_stride_t=(2, 2, 1), enc_stride_s=(2, 2, 1), disc_ndf=16, disc_layers=2, disc_channels=(16, 16, 32, 64),
           disc_stride_t=(2, 2, 1), disc_stride_s=(1, 2, 1), disc_frames=8, embed_channels=(24, 48, 96, 128), embed_dim=64, embed_batch=32, embed_lr=2e-3, embed_percep=0.,
-          perceptual='efflite0', percep_layers=3, lambda_percep=3., percep_frames=32, static_frames=16, video_batch=8, video_lr=1e-3, critic_lr=4e-4, warmup=40, lr_end=.05,
-          gp_every=4, z_dim=16, beta=1e-2, flow_hidden=128, flow_lr=1e-3, flow_batch=128, flow_clamp=2., flow_patience=6, n_test=256,
+          perceptual='efflite0', percep_layers=3, lambda_percep=3., percep_frames=16, static_frames=16, video_batch=4, video_lr=4e-3, critic_lr=4e-4, warmup=40, lr_end=.05,
+          gp_every=4, z_dim=16, beta=1e-3, flow_hidden=128, flow_lr=1e-3, flow_batch=128, flow_clamp=2., flow_patience=6, n_test=256,
           augment=('flip', 'crop'))
 _smoke = _paper | _tiny | V('ours: seconds', n_train=64, n_test=16, embed_steps=8, video_steps=8, critic_start=.5, flow_steps=20, nf=4, z_dim=8, warmup=2,
                             n_blocks=4, flow_hidden=32, embed_channels=(16, 16, 32, 32), embed_dim=16, video_batch=4, percep_frames=8)
-_quick = _paper | _tiny | V('ours: minutes', n_train=4000, embed_steps=300, video_steps=560, critic_start=.7, flow_steps=1000)
+_quick = _paper | _tiny | V('ours: minutes', n_train=4000, embed_steps=300, video_steps=1200, critic_start=.8, flow_steps=1000)
 _small = _quick | V('ours: under an hour', frames=16, n_train=10_000, embed_steps=1000, video_steps=2000, flow_steps=4000, enc_stride_t=(2, 2, 2), disc_stride_t=(2, 2, 2), disc_frames=16)
 
 PRESETS = {
@@ -414,7 +415,7 @@ class Progress:
             bars[0].update(done, **values)
         return report
 
-# %% ../nbs/00_core.ipynb #b7f3a7cf
+# %% ../nbs/00_core.ipynb #3484f7fb
 def train_stage(
     run: Run,
     stage: str,                 # 'embedder', 'video' or 'dynamics': names the files
@@ -446,6 +447,7 @@ def train_stage(
         if (k - (0 if log_last else 1)) % log_every == 0 or k == steps: log.add(step=k - 1, **values)
         bar.update(k, **values)
         if time.monotonic() - saved > save_every: checkpoint(k); saved = time.monotonic()
+    if k < steps: bar.show(f'{stage:<9} {k:>5}/{steps}  stopped early, done in {clock(time.monotonic() - begun)}')
     bar.close(); checkpoint(k)
     with atomic(final) as tmp: save_file(pack({n: modules[n] for n in keep or modules}, {}), tmp)
     half.unlink(missing_ok=True); run.note(steps={stage: k})

@@ -129,7 +129,7 @@ def strides_to(
     strides = (1,)*(stages-halvings) + (2,)*halvings
     return strides if halvings <= stages and sides(n, strides)[-1] == end else None
 
-# %% ../nbs/04_encoder.ipynb #05c13e3f
+# %% ../nbs/04_encoder.ipynb #d6251639
 class Encoder(nn.Module):
     "q(z|X): X (B, T, 3, H, W) in [-1, 1] -> mu, logvar, each (B, z_dim) (supplement B.1); ValueError for a geometry not ending in 1 x 4 x 4"
     def __init__(self,
@@ -141,6 +141,7 @@ class Encoder(nn.Module):
         blocks: int = 2,                       # residual blocks a stage
         groups: int = 16,                      # of each GroupNorm, at most
         frames: int = 16, size: int = 64,      # T and H = W of the clips it reads
+        start_logvar: float = None,            # log variance of a fresh encoder; None: whatever the layer begins with, about 0
     ):
         super().__init__()
         self.frames, self.size = frames, size
@@ -153,6 +154,8 @@ class Encoder(nn.Module):
                 'give as many stages as halvings, and a size of 4 times a power of 2'))
         self.trunk = ResNet3d(channels, stride_t, stride_s, stem_kernel, stem_stride, blocks=blocks, groups=groups)
         self.to_mu, self.to_logvar = (nn.Conv2d(channels[-1], z_dim, 4) for _ in range(2))
+        if start_logvar is not None:
+            self.to_logvar.weight.data.mul_(.1); self.to_logvar.bias.data.fill_(start_logvar)
 
     def forward(self, X):
         if X.shape[1:] != (self.frames, 3, self.size, self.size):

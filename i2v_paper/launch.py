@@ -72,7 +72,7 @@ class Client(PapermillNotebookClient):
         if live and 'done in' in text: sys.stderr.write('\n'); text = ''
         self.shown = text; sys.stderr.flush()
 
-# %% ../nbs/20_launch.ipynb #16b6ceb6
+# %% ../nbs/20_launch.ipynb #d5edb3bc
 def folder_of(nb):
     "The run's folder, as the notebook's outputs tell it, or None"
     for cell in nb.cells:
@@ -95,7 +95,7 @@ class Engine(NBClientEngine):
 
     @staticmethod
     def leave(nb_man, message, status):
-        sys.stderr.write(f'\n{message}\n'); sys.stderr.flush(); os.environ['I2V_STATUS'] = str(status)
+        sys.stderr.write(f'\n{message}\n'); sys.stderr.flush()
         raise SystemExit(status)
 
 def place(

@@ -54,11 +54,11 @@ def to_uint8(x,     # frames (..., C, H, W) or (..., H, W, C), C = 1 or 3; uint8
         x = ((np.clip(x, -1, 1) + 1)*127.5).round().astype(np.uint8)
     return np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
 
-# %% ../nbs/03_show.ipynb #7a74b1ec
+# %% ../nbs/03_show.ipynb #9a61c47d
 class Sheet(Figure):
     "A figure that a page shows by itself, without pyplot"
     def _repr_png_(self):
-        buffer = io.BytesIO(); self.savefig(buffer, format='png')
+        buffer = io.BytesIO(); self.savefig(buffer, format='png', dpi=self.dpi)
         return buffer.getvalue()
 
 # %% ../nbs/03_show.ipynb #144e1ead

@@ -118,13 +118,13 @@ def turn_about(p, yaw):
     x, y, z = np.moveaxis(p, -1, 0)
     return np.stack([np.cos(yaw)*x + np.sin(yaw)*z, y, np.cos(yaw)*z - np.sin(yaw)*x], -1)
 
-# %% ../nbs/01_standins.ipynb #e549c7b7
+# %% ../nbs/01_standins.ipynb #3e5dea8c
 def skeleton(pose,      # (T, 17) joint angles in radians, in the order of JOINTS
              wide=1.,   # build of the body, 1 is average
              ):
     "Where the joints are, dict of (T, 3): x to our right, y up, z towards us; feet on y = 0, the body about 1 high."
     a, sin, cos = dict(zip(JOINTS, pose.T[..., None])), np.sin, np.cos             # each angle (T, 1)
-    stoop = .35*np.minimum(a['hip_l'], a['hip_r']).clip(0)                         # a squat bends the back
+    stoop = .35*np.minimum(a['hip_l'], a['hip_r']).clip(0)                         # bent hips bend the back
     up = np.concatenate([sin(a['lean'])*cos(stoop), cos(a['lean'])*cos(stoop), sin(stoop)], 1)
     side = np.concatenate([cos(a['lean']), -sin(a['lean']), 0*stoop], 1)
     front = np.cross(side, up)
@@ -214,21 +214,21 @@ def paint_part(canvas,  # (T, H, W, 4), painted in place; channel 3 collects the
     below = pixels.take(at, 0)
     pixels[at] = below + cover[..., None]*(paint - below)
 
-# %% ../nbs/01_standins.ipynb #7c5bffb6
+# %% ../nbs/01_standins.ipynb #c3bd8925
 FABRICS = np.array([(.13, .17, .33), (.25, .38, .58), (.12, .12, .13), (.92, .92, .9), (.55, .56, .58), (.68, .16, .17), (.2, .42, .28),
                     (.78, .7, .55), (.85, .65, .2), (.42, .25, .45), (.85, .5, .45), (.35, .6, .65)])
-OUTFITS, WALL, FLOOR = 103, np.array((.84, .84, .83)), np.array((.42, .36, .31))     # 103 outfits, as in iPER; one studio
+OUTFITS, WALL, FLOOR = 24, np.array((.84, .84, .83)), np.array((.42, .36, .31))     # who comes to the studio, and what it looks like
 HAIRS = np.array([(.08, .07, .07), (.2, .12, .08), (.42, .27, .14), (.75, .58, .32), (.55, .54, .53)])
 
 def clothes(look):
     "The looks of a person and of the room, by name; colours in [0, 1]."
-    day, look = look.uniform, stream(OUTFITS, int(look.integers(OUTFITS)))   # the light of the day, and who wears what
+    day, look = look.uniform, stream(OUTFITS, int(look.integers(OUTFITS)))   # where they stand, and who wears what
     u, tone = look.uniform, look.uniform()
     cloth = lambda: (FABRICS[look.integers(len(FABRICS))] + u(-.06, .06, 3)).clip(.05, .97)
     return dict(skin=(1 - tone)*np.array([.95, .77, .65]) + tone*np.array([.42, .27, .19]), hair=HAIRS[look.integers(len(HAIRS))],
                 shirt=cloth(), stripe=cloth(), striped=u() < .3, legs=cloth(), shoes=cloth(), sleeve=('short', 'long')[look.integers(2)],
                 hem=('long', 'long', 'shorts', 'skirt')[look.integers(4)], long_hair=u(.06, .16)*(u() < .4), wide=u(.9, 1.15),
-                wall=WALL + day(-.015, .015, 3), floor=FLOOR + day(-.02, .02, 3), horizon=day(.68, .74), light=day(-.7, .7), x=day(-.04, .04))
+                wall=WALL, floor=FLOOR, horizon=.71, light=.4, x=day(-.03, .03))
 
 # %% ../nbs/01_standins.ipynb #df699f17
 def body(c,     # from `clothes`

@@ -16,7 +16,7 @@ from .encoder import Encoder, reparametrize
 from .features import PerceptualDistance, feature_net
 from .losses import VideoLoss, pick, static_critic_loss, temporal_critic_loss, window
 
-# %% ../nbs/09_video.ipynb #7622a9be
+# %% ../nbs/09_video.ipynb #8dece87e
 class VideoModel(nn.Module):
     "q(z|X) and p(X|x0, z) of § B.1"
     def __init__(self, encoder: Encoder, decoder: Decoder):
@@ -36,7 +36,7 @@ def build_video(
     s,       # Settings
 ) -> VideoModel:
     "Encoder and decoder that a preset asks for"
-    enc = Encoder(s.z_dim, s.enc_channels, s.enc_stride_t, s.enc_stride_s, stem_kernel=s.enc_stem, frames=s.frames, size=s.size)
+    enc = Encoder(s.z_dim, s.enc_channels, s.enc_stride_t, s.enc_stride_s, stem_kernel=s.enc_stem, frames=s.frames, size=s.size, start_logvar=s.start_logvar)
     dec = Decoder(s.z_dim, s.nf, s.frames, s.size, max_mult=s.max_mult, spade_hidden=s.spade_hidden, open_start=s.open_start)
     return VideoModel(enc, dec)
 
