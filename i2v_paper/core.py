@@ -67,12 +67,11 @@ def check_parameters(
             raise Problem(f'{name} = {value!r} is a {type(value).__name__}; it must be a {want.__name__}, for example -p {name} {want()!r}')
     return {name: space[name] for name in expected}
 
-# %% ../nbs/00_core.ipynb #c8ab9e8c
+# %% ../nbs/00_core.ipynb #d06d273a
 @dataclass(frozen=True)
 class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
-    dataset: str = ''
-    preset: str = ''
+    dataset: str = ''; preset: str = ''
     minutes: float = 0.          # expected on two CPU cores; 0: unknown
     # the clips
     frames: int = 16             # T, frames to predict after x0
@@ -97,22 +96,17 @@ class Settings:
     open_start: bool = False     # decoder begins with x0 in full view
     enc_channels: tuple = (64, 128, 256, 512, 512)
     enc_stem: tuple = (3, 7, 7)
-    enc_stride_t: tuple = (1, 2, 2, 2)
-    enc_stride_s: tuple = (1, 2, 2, 2)
+    enc_stride_t: tuple = (1, 2, 2, 2); enc_stride_s: tuple = (1, 2, 2, 2)
     start_logvar: float = None   # log variance of a fresh encoder; None: the layer's own
-    disc_ndf: int = 64
-    disc_layers: int = 3
+    disc_ndf: int = 64; disc_layers: int = 3
     disc_channels: tuple = (64, 64, 128, 256, 512)
-    disc_stride_t: tuple = (2, 2, 2, 2)
-    disc_stride_s: tuple = (1, 1, 2, 2)
+    disc_stride_t: tuple = (2, 2, 2, 2); disc_stride_s: tuple = (1, 1, 2, 2)
     disc_frames: int = 16        # length of the window that D_T sees
     video_steps: int = 0
     video_epochs: int = 0        # used when video_steps is 0
     video_batch: int = 10
-    video_lr: float = 2e-4
-    critic_lr: float = 2e-4
-    adam_betas: tuple = (.5, .9)
-    weight_decay: float = 1e-5
+    video_lr: float = 2e-4; critic_lr: float = 2e-4
+    adam_betas: tuple = (.5, .9); weight_decay: float = 1e-5
     warmup: int = 0              # steps of linear warm-up
     lr_end: float = .33          # learning rate at the end, as a fraction; exponential decay
     critic_start: float = 0.     # fraction of the steps after which the critics join

@@ -33,7 +33,7 @@ def plan(s, train, test, run=None, device='cpu'):
             ('device', f'{device}, {torch.get_num_threads()} threads'), ('time', time)] + ([('folder', f'`{run.path.name}`')] if run else [])
     return Markdown('| | |\n|---|---|\n' + '\n'.join(f'| {a} | {b} |' for a, b in rows))
 
-# %% ../nbs/21_report.ipynb #56c88047
+# %% ../nbs/21_report.ipynb #53b5f015
 def plot_losses(run, title=''):
     "The loss terms of the three stages, from the run's logs"
     show = [('embedder', ('l1', 'percep')), ('video', ('l1', 'percep', 'fmap')), ('video', ('kl',)), ('video', ('d_t', 'd_s')), ('dynamics', ('nll', 'held_out'))]
@@ -47,7 +47,7 @@ def plot_losses(run, title=''):
         if names != ('kl',) and names[0] not in ('nll', 'd_t'): ax.set_yscale('log')
         ax.set(title=f'{stage}: {"nats a dimension" if names[0] == "nll" else "KL, nats" if names[0] == "kl" else "critics" if names[0] == "d_t" else "terms"}', xlabel='step')
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
-    fig.suptitle(title); fig.tight_layout(); return fig
+    fig.suptitle(title); return fig
 
 # %% ../nbs/21_report.ipynb #b5a83f9c
 def show_reconstructions(system, clips, which=(0, 1, 2), title=''):
