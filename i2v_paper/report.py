@@ -18,7 +18,7 @@ from .cinn import plot_residuals
 from .core import Log, clock, peak_memory, write_json
 from .show import COLORS, filmstrip, motion
 
-# %% ../nbs/21_report.ipynb #eb97697b
+# %% ../nbs/21_report.ipynb #b5ca553e
 def origin(clips) -> str:
     "'drawn stand-in' or 'real clips', for titles"
     return 'drawn stand-in' if clips.drawn else 'real clips'
@@ -26,7 +26,7 @@ def origin(clips) -> str:
 def plan(s, train, test, run=None, device='cpu'):
     "A Markdown summary of what is about to run"
     what = (f'**drawn stand-in** for {s.dataset} (no `data_dir` was given)' if train.drawn else f'real {s.dataset} clips')
-    time = f'about {s.minutes:g} minutes on two CPU cores' if s.minutes else 'hours to days on a GPU'
+    time = f'about {s.minutes:g} minutes on two CPU cores' if s.minutes else 'not measured for this preset'
     rows = [('data', what), ('clips', f'{len(train):,} to train on, {len(test):,} held out; {s.frames} frames after x0, {s.size}x{s.size} pixels'),
             ('preset', f'{s.preset}: z has {s.z_dim} dimensions, {s.n_blocks} flow blocks, KL weight {s.beta:g}'),
             ('steps', f'embedder {s.embed_steps:,}, video {s.video_steps or f"{s.video_epochs} epochs"}, dynamics {s.flow_steps or f"{s.flow_epochs} epochs"}'),
