@@ -142,9 +142,10 @@ class Encoder(nn.Module):
         groups: int = 16,                      # of each GroupNorm, at most
         frames: int = 16, size: int = 64,      # T and H = W of the clips it reads
         start_logvar: float = None,            # log variance of a fresh encoder; None: whatever the layer begins with, about 0
+        moving_only: bool = False,             # read X minus its mean frame; ours, see below
     ):
         super().__init__()
-        self.frames, self.size = frames, size
+        self.frames, self.size, self.moving_only = frames, size, moving_only
         t, s = sides(frames, (stem_stride[0], *stride_t)), sides(size, (stem_stride[1], *stride_s))
         self.geometry = [*zip((3, *channels), t, s)]            # (channels, frames, side) of clip, stem and stages
         if (t[-1], s[-1]) != (1, 4):
@@ -160,6 +161,7 @@ class Encoder(nn.Module):
     def forward(self, X):
         if X.shape[1:] != (self.frames, 3, self.size, self.size):
             raise ValueError(f'X has shape {tuple(X.shape)}; this encoder reads (B, {self.frames}, 3, {self.size}, {self.size}), without x0')
+        if self.moving_only: X = X - X.mean(1, keepdim=True)
         h = self.trunk(X)[-1].squeeze(2)                              # (B, c, 4, 4)
         return self.to_mu(h).flatten(1), self.to_logvar(h).flatten(1)
 
