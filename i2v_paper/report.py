@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['origin', 'plan', 'plot_losses', 'show_reconstructions', 'show_futures', 'show_motion', 'show_residuals', 'verdicts',
-           'finish']
+           'finish', 'publish']
 
 # %% ../nbs/21_report.ipynb #57e32c9f
 import json
@@ -15,8 +15,10 @@ import torch
 from IPython.display import Markdown, display
 
 from .cinn import plot_residuals
-from .core import Log, clock, peak_memory, write_json
-from .show import COLORS, filmstrip, motion
+from .core import ROOT, RUNS, Log, Problem, Run, clock, peak_memory, write_json
+from .data import load_clips
+from .show import COLORS, filmstrip, motion, save_motion
+from .synthesis import load_run
 
 # %% ../nbs/21_report.ipynb #b5ca553e
 def origin(clips) -> str:
@@ -97,3 +99,39 @@ def finish(run, s, metrics, clips):
     head = f'{s.dataset}, {origin(clips)}, preset `{s.preset}`, seed {r["parameters"].get("seed")}: ' + ', '.join(f'{k} {clock(v)}' for k, v in r['seconds'].items()) + f' (together {clock(total)}), peak memory {r["peak_memory_gb"]:.1f} GB'
     body = '\n'.join(f'| {a} | {b} | {c} |' for a, b, c in verdicts(metrics, s))
     return Markdown(f'{head}\n\n| | ours | compare |\n|---|---|---|\n{body}')
+
+# %% ../nbs/21_report.ipynb #a8374ec3
+def _merge(file, **more):
+    "Adds dictionaries to those of a JSON file"
+    old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    write_json(file, old | {k: old.get(k, {}) | v for k, v in more.items()})
+
+def publish(
+    run,                     # a finished Run, or the name of one below RUNS
+    which=(3, 4, 5, 6),      # held-out images for the pictures
+    n=4,                     # futures of each
+    where=ROOT/'figures',
+    pictures=None,           # False: numbers only, the default for real clips, whose frames may not be ours to show
+) -> list:
+    "Writes a run's numbers and pictures to `figures/`, with their source; returns the pictures. `Problem` if the run has no metrics"
+    run = run if isinstance(run, Run) else Run(RUNS/run); system = load_run(run); s, r = system.settings, run.record; name = r['name']
+    if not (run.path/'metrics.json').exists(): raise Problem(f'{run.path} has no metrics.json: its report was not finished\nrepeat the command that trains it')
+    given, m = r['parameters'], json.loads((run.path/'metrics.json').read_text(encoding='utf-8'))
+    clips = load_clips(s.dataset, 'test', s.frames, s.size, n=s.n_test, data_dir=given.get('data_dir') or None, seed=given['seed'], report=None)
+    made = []
+    if clips.drawn if pictures is None else pictures:
+        strips = {}
+        for k in which:
+            clip = clips.batch([k])[0]; strips[f'truth {k}'] = clip
+            strips |= {f'{k}, future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(system.futures(clip[None, 0], n, given['seed'] + k)[0])}
+        made = [where/f'{name}.png', where/f'{name}.webp']; where.mkdir(parents=True, exist_ok=True)
+        filmstrip(strips, title=f'{s.dataset}, {s.preset}, seed {given["seed"]} · {origin(clips)}').savefig(made[0], dpi=96)
+        save_motion(made[1], list(strips.values()), columns=n + 1, captions=['truth', *(f'future {i + 1}' for i in range(n))]*len(which))
+    changed = {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed') and v != dict(preset='quick', seed=0).get(k)} | ({'data_dir': '<folder>'} if given.get('data_dir') else {})
+    command = 'papermill nbs/train.ipynb ' + ' '.join(f'-p {k} {v}' for k, v in changed.items())
+    numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'data') if k in m}
+    source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
+    cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
+    _merge(where/'results.json', runs={name: numbers | dict(nu={k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}) | cost | source})
+    _merge(where/'sources.json', **{f.name: source for f in made})
+    return made

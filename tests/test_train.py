@@ -56,6 +56,23 @@ def test_progress_is_live(trained):
     for stage in ('embedder', 'video', 'latents', 'dynamics'): assert any(l.startswith(stage) for l in err.splitlines()), err
 
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='no pseudo-terminals on Windows')
+def test_in_a_terminal_one_line_is_rewritten(trained):
+    import pty
+    runs, before = trained[0], TRAIN.read_bytes()
+    ours, theirs = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'I2V_RUNS': str(runs), 'OMP_NUM_THREADS': '1'}
+    p = subprocess.Popen([str(PAPERMILL), 'nbs/train.ipynb', *SMOKE, '-p', 'stage', 'embedder', '-p', 'run', 'tty'], cwd=ROOT, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs); text = b''
+    try:
+        while part := os.read(ours, 65536): text += part
+    except OSError: pass                                         # how Linux says that the other side has closed
+    assert p.wait(60) == 0 and TRAIN.read_bytes() == before
+    live = [l for l in text.decode().replace('\r\n', '\n').split('\r') if l.startswith('embedder')]
+    assert len(live) > 1 and 'left' in live[0] and '8/8' in live[-1], text.decode()
+    assert (runs/'tty/train.ipynb').exists()
+
+
 def test_run_remembers(trained):
     runs, _, _ = trained
     r = json.loads((runs/'iper-smoke-s0/run.json').read_text())
