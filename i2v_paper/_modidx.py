@@ -122,6 +122,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                                                                  'i2v_paper/decoder.py'),
                                    'i2v_paper.decoder.VideoResBlock.forward': ( 'decoder.html#videoresblock.forward',
                                                                                 'i2v_paper/decoder.py'),
+                                   'i2v_paper.decoder.colours': ('decoder.html#colours', 'i2v_paper/decoder.py'),
                                    'i2v_paper.decoder.conv_held': ('decoder.html#conv_held', 'i2v_paper/decoder.py'),
                                    'i2v_paper.decoder.conv_repeated': ('decoder.html#conv_repeated', 'i2v_paper/decoder.py'),
                                    'i2v_paper.decoder.doublings': ('decoder.html#doublings', 'i2v_paper/decoder.py'),

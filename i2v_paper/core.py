@@ -95,6 +95,7 @@ class Settings:
     spade_hidden: int = 128
     open_start: bool = False     # decoder begins with x0 in full view
     grow_t: tuple = (); grow_s: tuple = ()   # which of the decoder's five upsamplings double; empty: the first ones
+    palette: bool = False        # decoder's ADAIN reads mean and deviation of x0's colours beside z
     hold_ends: bool = False      # decoder sees the end frames beyond the ends of a clip, not zeros
     enc_channels: tuple = (64, 128, 256, 512, 512)
     enc_stem: tuple = (3, 7, 7)
@@ -165,7 +166,7 @@ _official = _paper | V('authors: released configuration', z_dim=64, lambda_perce
 
 # %% ../nbs/00_core.ipynb #092063d6
 _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidden=32, open_start=True, start_logvar=-3., moving_only=True, enc_channels=(16, 32, 64, 64), enc_stem=(3, 5, 5),
-          grow_t=(0, 1, 1, 0, 1), grow_s=(0, 1, 1, 0, 1), hold_ends=True, enc_stride_t=(2, 2, 1), enc_stride_s=(2, 2, 1), disc_ndf=16, disc_layers=2, disc_channels=(16, 16, 32, 64),
+          grow_t=(0, 1, 1, 0, 1), grow_s=(0, 1, 1, 0, 1), hold_ends=True, palette=True, enc_stride_t=(2, 2, 1), enc_stride_s=(2, 2, 1), disc_ndf=16, disc_layers=2, disc_channels=(16, 16, 32, 64),
           disc_stride_t=(2, 2, 1), disc_stride_s=(1, 2, 1), disc_frames=8, embed_channels=(24, 48, 96, 128), embed_dim=64, embed_batch=32, embed_lr=2e-3, embed_percep=0.,
           perceptual='efflite0', percep_layers=3, lambda_percep=5., percep_frames=16, static_frames=16, video_batch=8, video_lr=3e-3, critic_lr=4e-4, warmup=40, lr_end=.05,
           gp_every=4, z_dim=16, beta=1e-3, flow_hidden=128, flow_lr=1e-3, flow_batch=128, flow_clamp=2., flow_patience=6, n_test=256,
