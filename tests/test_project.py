@@ -8,9 +8,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
-COMPONENTS = [p for p in NBS if re.match(r'\d\d_', p.name)]
+COMPONENTS = [p for p in NBS if re.match(r'\d\d[a-z]?_', p.name)]
 ENTRY = [p for p in NBS if p.parent == ROOT/'nbs' and p not in COMPONENTS and p.stem != 'index']
 name = lambda p: p.stem
+module = lambda p: p.stem.split('_', 1)[1]
 
 
 def load(path): return json.loads(path.read_text(encoding='utf-8'))
@@ -23,7 +24,7 @@ def prose(nb): return '\n'.join(source(c) for c in nb['cells'] if c['cell_type']
 def test_component_exports_the_module_of_its_name(path):
     nb = load(path)
     exports = re.findall(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(code(nb)), re.M)
-    assert exports == [path.stem[3:]]
+    assert exports == [module(path)]
     assert (ROOT/'i2v_paper'/f'{exports[0]}.py').is_file()
 
 
@@ -72,7 +73,7 @@ def test_each_equation_of_the_supplement_has_its_line(equation):
 
 
 def test_dependencies_flow_one_way():
-    order = {p.stem[3:]: int(p.name[:2]) for p in COMPONENTS}
+    order = {module(p): int(p.name[:2]) for p in COMPONENTS}
     graph = {m: set(re.findall(r'^(?:from|import) (?:i2v_paper)?\.?(\w+)', (ROOT/'i2v_paper'/f'{m}.py').read_text(encoding='utf-8'), re.M)) & set(order) for m in order}
     def visit(m, trail):
         assert m not in trail, f'circle: {" -> ".join([*trail, m])}'
@@ -98,7 +99,7 @@ def test_links_and_images_of_the_readme_exist():
 def test_every_public_function_says_what_it_does():
     missing = []
     for p in COMPONENTS:
-        tree = ast.parse((ROOT/'i2v_paper'/f'{p.stem[3:]}.py').read_text(encoding='utf-8'))
+        tree = ast.parse((ROOT/'i2v_paper'/f'{module(p)}.py').read_text(encoding='utf-8'))
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not ast.get_docstring(node):
                 missing.append(f'{p.stem}: {node.name}')
