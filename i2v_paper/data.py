@@ -21,7 +21,7 @@ from natsort import natsorted
 from PIL import Image
 from . import standins
 from .core import CACHE, ROOT, Problem, atomic, clock, nearest
-from .standins import STANDINS, TEST_SEED, draw_many
+from .standins import STANDINS, TEST_SEED, draw_many, find_standin
 
 # %% ../nbs/02_data.ipynb #8805e7fa
 @lru_cache(64)
@@ -118,7 +118,8 @@ CHUNK = 500     # drawn clips in a file
 
 def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, workers=0):
     "`n` drawn clips as `Windows`, their factors and fingerprint; files that exist are not drawn again"
-    version = code_hash(inspect.getsource(standins))
+    sources = dict.fromkeys([standins, inspect.getmodule(find_standin(name).paint)])     # what every stand-in shares, and its own module
+    version = code_hash('\n'.join(map(inspect.getsource, sources)))
     folder = Path(cache)/f'{name}-{n_frames}x{size}-{version}'
     first = TEST_SEED if split == 'test' else 0
     chunks = [range(first + i, first + min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
