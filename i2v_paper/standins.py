@@ -74,7 +74,7 @@ def to_bytes(video):
     return (np.clip(video, 0, 1)*255 + .5).astype(np.uint8)
 
 # %% ../nbs/01_standins.ipynb #a1b5c002
-MODULES = dict(bair='arm')     # stand-ins of other notebooks: name -> module of i2v_paper that registers it
+MODULES = {'bair': 'arm'} | {f'dtdb{t}': 'textures' for t in ('', '-clouds', '-fire', '-vegetation', '-waterfall')}     # stand-ins of other notebooks: name -> module of i2v_paper that registers it
 
 def find_standin(name):
     "The stand-in `name`, from its module if it is not here yet; an unknown name raises Problem."
