@@ -11,7 +11,7 @@ NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
 COMPONENTS = [p for p in NBS if re.match(r'\d\d[a-z]?_', p.name)]
 ENTRY = [p for p in NBS if p.parent == ROOT/'nbs' and p not in COMPONENTS and p.stem != 'index']
 name = lambda p: p.stem
-module = lambda p: p.stem.split('_', 1)[1]
+module = lambda p: p.stem.split('_', 1)[1]     # 02a_formats -> formats
 
 
 def load(path): return json.loads(path.read_text(encoding='utf-8'))
