@@ -9,7 +9,8 @@ from PIL import Image
 
 from i2v_paper import data
 from i2v_paper.core import Problem
-from i2v_paper.data import load_clips, split_clips, video_of
+from i2v_paper.data import load_clips
+from i2v_paper.sources import LAYOUTS, split_clips, video_of
 from i2v_paper.standins import STANDINS, TEST_SEED
 
 T, SIZE = 8, 32
@@ -152,7 +153,7 @@ def test_a_video_on_both_sides_leaves_the_training_set(load, sky):
 
 def test_without_test_folder_a_tenth_of_the_videos_is_held_out():
     clips = [f'sky_train/v{v}/v{v}_{c}' for v in range(40) for c in range(3)]
-    tops, notes = split_clips(clips, Path('nowhere'))
+    tops, notes = split_clips(clips, Path('nowhere'), LAYOUTS['landscape'])
     assert len({video_of(c) for c in tops['test']}) == 4 and len(tops['test']) == 12 and '4 of 40' in notes[0]
     assert sorted(tops['train'] + tops['test']) == sorted(clips)
 
@@ -165,7 +166,7 @@ def test_authors_lists(tmp_path, name, train, test):
     folder = (lambda split, l: f'sky_{"test" if split == "test" else "train"}/{l}') if name == 'landscape' else (lambda split, l: l.replace('/', '_'))
     clips = list(dict.fromkeys(folder(s, l.strip('/')) for s, lines in lists.items() for l in lines))
     for s in ('train', 'test'): (tmp_path/f'{s}.txt').write_text('\n'.join(lists[s]) + '\n')
-    tops, notes = split_clips(clips, tmp_path)
+    tops, notes = split_clips(clips, tmp_path, LAYOUTS[name])
     assert (len(tops['train']), len(tops['test']), notes) == (train, test, [])
 
 
@@ -256,9 +257,9 @@ def test_names(load):
 
 
 def test_folders(load, sky, tmp_path):
-    (tmp_path/'file.tar').touch(); (tmp_path/'none').mkdir(); (tmp_path/'films'/'x').mkdir(parents=True); (tmp_path/'films/x/1.mp4').touch()
+    (tmp_path/'file.tar').touch(); (tmp_path/'none').mkdir(); (tmp_path/'films'/'x').mkdir(parents=True); (tmp_path/'films/x/1.txt').touch()
     for folder, words in {tmp_path/'gone': ('does not exist', 'gone', 'correct the path'), tmp_path/'file.tar': ('not a folder', 'unpack'),
-                          tmp_path/'none': ('is empty', 'none'), tmp_path/'films': ('no .jpg or .png', 'extract'), sky/'sky_train': ('half', 'above')}.items():
+                          tmp_path/'none': ('is empty', 'none'), tmp_path/'films': ('no .jpg or .png', 'unpack'), sky/'sky_train': ('half', 'above')}.items():
         text = said(lambda: load(data_dir=folder))
         assert all(w in text for w in (*words, 'sky_train')), text
     assert '<subject>_<outfit>_<action>' in said(lambda: load(dataset='iper', data_dir=tmp_path/'none'))
