@@ -254,7 +254,7 @@ def read_clips(dataset, split, n_frames, size, data_dir, n=None, seed=0, cache=C
     mark = digest(dataset, size, n_frames, where.tolist(), [[(f.name, f.stat().st_size) for f in found[c].source.files] for c in long], long, *kinds)
     return Windows(files, at, n_frames), factors, mark, notes + odd
 
-# %% ../nbs/02_data.ipynb #e2043212
+# %% ../nbs/02_data.ipynb #0f4a9302
 def load_clips(dataset: str,       # a name in `LAYOUTS`
                split: str,         # 'train' or 'test'; no video is in both
                frames: int,        # T: a clip holds x0 and T more
@@ -267,12 +267,13 @@ def load_clips(dataset: str,       # a name in `LAYOUTS`
                margin: int = 0,    # extra pixels kept for random crops, such as size//8
                workers: int = 0,   # further processes that draw
                camera: str = 'aux1',     # of BAIR's two: 'aux1' or 'main'
-               protocol: bool = False,   # the test windows of supplement C.2 (real data)
+               protocol: bool = False,   # the test windows of supplement C.2, whatever n (real data)
                ) -> Clips:
     "The clips of a data set; raises Problem for an unknown name and for a folder that does not hold what it should"
     if dataset not in LAYOUTS: raise Problem(f'there is no data set {dataset!r}: {nearest(dataset, LAYOUTS)}')
     if split not in ('train', 'test'): raise Problem(f'there is no split {split!r}: {nearest(split, ("train", "test"))}')
     if camera not in CAMERAS: raise Problem(f'there is no camera {camera!r}: {nearest(camera, CAMERAS)}')
+    if camera != 'aux1' and not (data_dir and dataset == 'bair'): raise Problem(f'only the real bair has a camera {camera!r}\nleave camera out, or give data_dir, the folder of BAIR')
     if protocol and not (data_dir and dataset in EVALUATION): raise Problem(f'the supplement has no test windows for {dataset}{"" if data_dir else " as it is drawn"}\nleave protocol out, and say with n how many windows to take')
     report = report or (lambda text: None)
     if data_dir:

@@ -391,6 +391,7 @@ def test_cameras(tmp_path):
     get = lambda camera: load_clips('bair', 'test', 16, 64, data_dir=tmp_path/'r', cache=tmp_path/'cache', report=None, camera=camera)
     assert np.array_equal(get('aux1').video[0], 255 - get('main').video[0]) and get('aux1').fingerprint != get('main').fingerprint
     assert "did you mean 'main'" in said(lambda: get('mian'))
+    assert 'only the real bair' in said(lambda: load_clips('iper', 'test', 16, 64, n=2, cache=tmp_path/'cache', report=None, camera='main'))
     write_pushes(tmp_path/'p', 'test', 0, 255, 1, pictures=True)
     assert 'one camera' in said(lambda: load_clips('bair', 'test', 16, 64, data_dir=tmp_path/'p', cache=tmp_path/'cache', report=None, camera='main'))
 
