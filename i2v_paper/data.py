@@ -20,7 +20,7 @@ from . import standins
 from .core import CACHE, Problem, atomic, clock, nearest
 from .formats import BOX_LOW, BOX_SPAN, CAMERAS, Pictures
 from .sources import EVALUATION, LAYOUTS, class_names, data_root, digest, evaluation_windows, split_clips
-from .standins import STANDINS, TEST_SEED, draw_many
+from .standins import MODULES, STANDINS, TEST_SEED, draw_many, find_standin
 
 # %% ../nbs/02_data.ipynb #8805e7fa
 @lru_cache(64)
@@ -128,9 +128,10 @@ CHUNK = 500     # drawn clips in a file
 
 def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, workers=0):
     "`n` drawn clips as `Windows`, their factors and fingerprint; files that exist are not drawn again"
-    if name not in STANDINS: raise Problem(f'{name} has no drawn stand-in: give data_dir, the folder of the real clips\nexpected {LAYOUTS[name].expected}\ndrawn are {", ".join(STANDINS)}')
-    painter = inspect.getmodule(STANDINS[name].paint) or standins         # of a module of its own, or of standins
-    version = code_hash(inspect.getsource(standins) + (inspect.getsource(painter) if painter.__name__ != standins.__name__ else ''))
+    if name not in (drawn := {*STANDINS, *MODULES}):
+        raise Problem(f'{name} has no drawn stand-in: give data_dir, the folder of the real clips\nexpected {LAYOUTS[name].expected}\ndrawn are {", ".join(sorted(drawn))}')
+    painter = inspect.getmodule(find_standin(name).paint) or standins
+    version = code_hash('\n'.join(map(inspect.getsource, dict.fromkeys([standins, painter]))))      # what all stand-ins share, and its own module
     folder = Path(cache)/f'{name}-{n_frames}x{size}-{version}'
     first = TEST_SEED if split == 'test' else 0
     chunks = [range(first + i, first + min(i + CHUNK, n)) for i in range(0, n, CHUNK)]

@@ -119,7 +119,7 @@ def build_embedder(
     ups = {32: 3, 64: 4, 128: 5}.get(s.size)
     if ups is None: raise Problem(f'size = {s.size}: the embedder knows 32, 64 and 128 pixels')
     if s.preset in ('paper', 'official'):
-        norm = 'batch' if s.dataset in ('landscape', 'waterfall') else 'instance'
+        norm = 'batch' if s.dataset in ('landscape', 'dtdb-waterfall') else 'instance'
         return Embedder(ImageEncoder(s.embed_dim, norm=norm), ImageDecoder(s.embed_dim, {4: (1536, 768, 384, 96), 5: (1536, 768, 384, 192, 96)}[ups]))
     c = s.embed_channels
     enc = ImageEncoder(s.embed_dim, c[1:ups], (1,)*(ups - 1), False, c[0], False, 'group', 'grid')

@@ -15,7 +15,7 @@ from .dynamics import Dynamics, encode_clips, train_dynamics, train_embedder
 from .embedder import build_embedder
 from .losses import kl_divergence
 from .show import motion_energy, psnr
-from .standins import STANDINS, TEST_SEED
+from .standins import TEST_SEED, find_standin
 from .video import build_video, train_video
 
 # %% ../nbs/14_synthesis.ipynb #e3311106
@@ -117,7 +117,7 @@ def examine(
     start = x0[:n_starts]; fut = system.futures(start, n_futures, seed); flat = fut.flatten(0, 1); many = start.repeat_interleave(n_futures, 0)
     out |= dict(n_starts=len(start), n_futures=n_futures, seed=seed, spread=spread(fut), motion=motion(flat, many), motion_true=motion(X, x0), tint=tint(flat, many), tint_true=tint(X, x0))
     if clips.drawn:
-        truth = torch.stack([torch.from_numpy(STANDINS[clips.name].futures(TEST_SEED + i, n_futures, s.frames + 1, s.size)) for i in range(len(start))])
+        truth = torch.stack([torch.from_numpy(find_standin(clips.name).futures(TEST_SEED + i, n_futures, s.frames + 1, s.size)) for i in range(len(start))])
         truth = truth.permute(0, 1, 2, 5, 3, 4).float().div(127.5).sub(1)
         out |= dict(spread_true=spread(truth[:, :, 1:]), spread_ratio=out['spread']/spread(truth[:, :, 1:]))
     out['motion_ratio'] = out['motion']/out['motion_true']
