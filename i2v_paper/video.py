@@ -63,8 +63,9 @@ class VideoTrainer:
     def step(self, k, clip, g):
         "Step k on a batch of clips; g: the step's generator. Returns the terms as floats"
         s, critics = self.s, k >= self.join
-        for name, peak in (('opt', s.video_lr), ('opt_s', s.critic_lr), ('opt_t', s.critic_lr)):
-            set_learning_rate(self.opts[name], learning_rate(k, self.steps, peak, s.warmup, s.lr_end))
+        set_learning_rate(self.opts['opt'], learning_rate(k, self.steps, s.video_lr, s.warmup, s.lr_end))
+        for name in ('opt_s', 'opt_t'):                                       # decays from the step at which they join
+            set_learning_rate(self.opts[name], learning_rate(max(k - self.join, 0), max(self.steps - self.join, 1), s.critic_lr, s.warmup, s.lr_end))
         clip = clip.to(self.device); x0, X = clip[:, 0], clip[:, 1:]
         eps = torch.randn(len(X), s.z_dim, generator=g).to(self.device)
         X_hat, mu, logvar = self.model(x0, X, eps)
