@@ -166,6 +166,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                     'i2v_paper.dynamics.Dynamics.standard': ('dynamics.html#dynamics.standard', 'i2v_paper/dynamics.py'),
                                     'i2v_paper.dynamics.draw_z': ('dynamics.html#draw_z', 'i2v_paper/dynamics.py'),
                                     'i2v_paper.dynamics.encode_clips': ('dynamics.html#encode_clips', 'i2v_paper/dynamics.py'),
+                                    'i2v_paper.dynamics.hold_out': ('dynamics.html#hold_out', 'i2v_paper/dynamics.py'),
                                     'i2v_paper.dynamics.train_dynamics': ('dynamics.html#train_dynamics', 'i2v_paper/dynamics.py'),
                                     'i2v_paper.dynamics.train_embedder': ('dynamics.html#train_embedder', 'i2v_paper/dynamics.py')},
             'i2v_paper.embedder': { 'i2v_paper.embedder.CodeNorm': ('embedder.html#codenorm', 'i2v_paper/embedder.py'),

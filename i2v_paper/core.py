@@ -169,7 +169,7 @@ _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidd
           disc_stride_t=(2, 2, 1), disc_stride_s=(1, 2, 1), disc_frames=8, embed_channels=(24, 48, 96, 128), embed_dim=64, embed_batch=32, embed_lr=2e-3, embed_percep=0.,
           perceptual='efflite0', percep_layers=3, lambda_percep=5., percep_frames=16, static_frames=16, video_batch=8, video_lr=3e-3, critic_lr=4e-4, warmup=40, lr_end=.05,
           gp_every=4, z_dim=16, beta=1e-3, flow_hidden=128, flow_lr=1e-3, flow_batch=128, flow_clamp=2., flow_patience=6, n_test=256,
-          augment=('flip', 'crop'))
+          augment=('flip', 'crop', 'jitter'))
 _smoke = _paper | _tiny | V('ours: seconds', n_train=64, n_test=16, embed_steps=8, video_steps=8, critic_start=.5, flow_steps=20, nf=4, z_dim=8, warmup=2,
                             n_blocks=4, flow_hidden=32, embed_channels=(16, 16, 32, 32), embed_dim=16, video_batch=4, percep_frames=8)
 _quick = _paper | _tiny | V('ours: minutes', n_train=4000, embed_steps=200, video_steps=1000, critic_start=.8, flow_steps=800)
@@ -179,10 +179,10 @@ _bair = V('authors: released configuration', jitter=(.1, .1, .1, 0.), video_epoc
 _texture = V('authors: released configuration', video_epochs=60)
 _released = lambda **values: V('authors: released configuration', **values)
 
+_jitter = {d: _released(jitter={'bair': (.1, .1, .1, 0.), 'iper': (.2, .2, .2, 0.)}.get(d, (.3, .3, .3, .15))) for d in DATASETS}
+
 PRESETS = {
-    'smoke': {d: _smoke for d in DATASETS},
-    'quick': {d: _quick for d in DATASETS},
-    'small': {d: _small for d in DATASETS},
+    **{name: {d: row | _jitter[d] for d in DATASETS} for name, row in (('smoke', _smoke), ('quick', _quick), ('small', _small))},
     'paper': {d: _paper | _px128 | _texture | V('supplement B.1', nf=32) for d in DATASETS} | {
         'bair': _paper | _px64 | _bair | V('supplement B.1', nf=64, n_blocks=40),
         'iper': _paper | _px64 | V('supplement B.1, B.2', nf=64, z_dim=64),

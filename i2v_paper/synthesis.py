@@ -80,7 +80,7 @@ def train_run(
     if not file.exists():
         latents = encode_clips(video, embedder, clips, s, seed, 1 if clips.drawn else 8, device)
         with atomic(file) as tmp: save_file(latents, tmp)
-    return I2V(embedder, video, train_dynamics(run, s, load_file(file), seed, device), s)
+    return I2V(embedder, video, train_dynamics(run, s, load_file(file), seed, device, None if clips.drawn else clips.factors['video']), s)
 
 # %% ../nbs/14_synthesis.ipynb #8401d88e
 def gain(X, X_hat, x0):
