@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'RUNS', 'CACHE', 'TEXTURES', 'DATASETS', 'PRESETS', 'find_root', 'Problem', 'nearest', 'check_parameters',
-           'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'pack', 'unpack',
-           'pick_device', 'provenance', 'peak_memory', 'run_name', 'Run', 'open_run', 'close_run', 'Log', 'clock',
-           'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
+           'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'merge_json',
+           'pack', 'unpack', 'pick_device', 'provenance', 'peak_memory', 'run_name', 'Run', 'open_run', 'close_run',
+           'Log', 'clock', 'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
 
 # %% ../nbs/00_core.ipynb #b22bb52c
 import csv, dataclasses, difflib, hashlib, json, math, os, platform, re, resource, subprocess, sys, time
@@ -236,6 +236,11 @@ def atomic(
 def write_json(path, data):
     "Writes `data` as indented JSON, atomically"
     with atomic(path) as tmp: tmp.write_text(json.dumps(data, indent=1, default=str) + '\n', encoding='utf-8')
+
+def merge_json(file, **more):
+    "Adds dictionaries to those of a JSON file, `merge_json(f, runs={...})`; what else it holds stays"
+    file = Path(file); old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    write_json(file, old | {k: old.get(k, {}) | v for k, v in more.items()})
 
 # %% ../nbs/00_core.ipynb #1d96077a
 def pack(

@@ -56,7 +56,7 @@ class Mixed(nn.Module):
         self.width = point + small[1] + large[1] + pool
     def forward(self, x): return torch.cat([self.point(x), self.small(x), self.large(x), self.pool(x)], 1)
 
-# %% ../nbs/15_i3d.ipynb #e2d579e1
+# %% ../nbs/15_i3d.ipynb #e7156898
 class I3D(nn.Module):
     "Inflated Inception-v1 (supplement C.3): videos (B, T, 3, H, W) in [-1, 1] -> scores (B, n_classes); `features` are (B, 1024 width)"
     def __init__(self,
@@ -74,7 +74,7 @@ class I3D(nn.Module):
             layers[f'mixed{name}'] = Mixed(c, *w(row)); c = layers[f'mixed{name}'].width
         self.trunk = nn.Sequential()
         for name, layer in layers.items(): self.trunk.add_module(name, layer)
-        self.frames, self.dim, self.n_classes = frames, c, n_classes
+        self.width, self.frames, self.dim, self.n_classes = width, frames, c, n_classes
         self.dropout, self.logits = nn.Dropout(dropout), Unit3d(c, n_classes, last=True)
 
     def pooled(self, X):

@@ -15,7 +15,7 @@ import torch
 from IPython.display import Markdown, display
 
 from .cinn import plot_residuals
-from .core import ROOT, RUNS, Log, Problem, Run, clock, peak_memory, write_json
+from .core import ROOT, RUNS, Log, Problem, Run, clock, merge_json, peak_memory, write_json
 from .data import load_clips
 from .show import COLORS, filmstrip, motion, save_motion
 from .synthesis import load_run
@@ -93,7 +93,8 @@ def verdicts(m: dict, s) -> list:
 
 def finish(run, s, metrics, clips):
     "Writes metrics.json, adds memory to run.json, and returns the table of numbers"
-    write_json(run.path/'metrics.json', metrics | dict(data=origin(clips), preset=s.preset, seed=run.record['parameters'].get('seed')))
+    file = run.path/'metrics.json'; scores = json.loads(file.read_text(encoding='utf-8')).get('scores') if file.exists() else None     # of an evaluation; they stay
+    write_json(file, metrics | dict(data=origin(clips), preset=s.preset, seed=run.record['parameters'].get('seed')) | (dict(scores=scores) if scores else {}))
     run.note(peak_memory_gb=round(peak_memory(), 2))
     r = run.record; total = sum(r['seconds'].values())
     head = f'{s.dataset}, {origin(clips)}, preset `{s.preset}`, seed {r["parameters"].get("seed")}: ' + ', '.join(f'{k} {clock(v)}' for k, v in r['seconds'].items()) + f' (together {clock(total)}), peak memory {r["peak_memory_gb"]:.1f} GB'
@@ -101,11 +102,6 @@ def finish(run, s, metrics, clips):
     return Markdown(f'{head}\n\n| | ours | compare |\n|---|---|---|\n{body}')
 
 # %% ../nbs/21_report.ipynb #a8374ec3
-def _merge(file, **more):
-    "Adds dictionaries to those of a JSON file"
-    old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
-    write_json(file, old | {k: old.get(k, {}) | v for k, v in more.items()})
-
 def publish(
     run,                     # a finished Run, or the name of one below RUNS
     which=(3, 4, 5, 6),      # held-out images for the pictures
@@ -132,6 +128,6 @@ def publish(
     numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'data') if k in m}
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
     cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
-    _merge(where/'results.json', runs={name: numbers | dict(nu={k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}) | cost | source})
-    _merge(where/'sources.json', **{f.name: source for f in made})
+    merge_json(where/'results.json', runs={name: numbers | dict(nu={k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}) | cost | source})
+    merge_json(where/'sources.json', **{f.name: source for f in made})
     return made

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .cinn import residual_statistics
-from .core import RUNS, Problem, Run, atomic, step_generator
+from .core import RUNS, Problem, Run, atomic, nearest, step_generator
 from .dynamics import Dynamics, encode_clips, train_dynamics, train_embedder
 from .embedder import build_embedder
 from .losses import kl_divergence
@@ -39,6 +39,23 @@ class I2V:
         "The clip (B, T, 3, S, S) that the residuals nu (B, z_dim) make of the start frames"
         z = self.dynamics.inverse(nu, self.embedder(x0))
         return torch.cat([self.video.decode(*chunk) for chunk in zip(x0.split(32), z.split(32))])
+    @torch.no_grad()
+    def lengthen(self,
+        x0,                # start frames (B, 3, S, S)
+        times=2,           # pieces of T frames
+        n=1,               # futures of each start frame
+        seed=0,
+        carry='nu',        # what the pieces share: 'nu', 'z' (the authors'), or 'nothing'
+    ):
+        "n futures of times*T frames, (B, n, times*T, 3, S, S): each piece begins at the last frame of the one before it (supplement A.1, C.2)"
+        if carry not in ('nu', 'z', 'nothing'): raise Problem(f'carry = {carry!r} is not a choice: {nearest(carry, ("nu", "z", "nothing"))}')
+        shape, start, pieces = (len(x0)*n, self.settings.z_dim), x0.repeat_interleave(n, 0), []
+        for k in range(times):
+            if k == 0 or carry == 'nothing': nu = torch.randn(shape, generator=step_generator(seed, 'futures', k)).to(x0.device)
+            if k == 0 or carry != 'z': z = self.dynamics.inverse(nu, self.embedder(start))
+            pieces.append(torch.cat([self.video.decode(*chunk) for chunk in zip(start.split(32), z.split(32))]))
+            start = pieces[-1][:, -1]
+        return torch.cat(pieces, 1).unflatten(0, (len(x0), n))
     @torch.no_grad()
     def residual(self, clip):
         "nu (B, z_dim) of clips (B, T+1, 3, S, S) that begin with x0: nu = T^-1(z; x0), z the mean of q(z|X)"
