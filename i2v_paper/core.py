@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'RUNS', 'CACHE', 'TEXTURES', 'DATASETS', 'PRESETS', 'find_root', 'Problem', 'nearest', 'check_parameters',
            'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'merge_json',
-           'pack', 'unpack', 'pick_device', 'provenance', 'peak_memory', 'run_name', 'Run', 'open_run', 'close_run',
-           'Log', 'clock', 'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
+           'pack', 'unpack', 'pick_device', 'provenance', 'peak_memory', 'run_name', 'command_of', 'Run', 'open_run',
+           'close_run', 'Log', 'clock', 'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
 
 # %% ../nbs/00_core.ipynb #b22bb52c
 import csv, dataclasses, difflib, hashlib, json, math, os, platform, re, resource, subprocess, sys, time
@@ -301,6 +301,11 @@ def peak_memory() -> float:
 def run_name(dataset: str, preset: str, seed: int, run: str = '', real: bool = False) -> str:
     "The folder's name: `run` if given, else <data set>[-real]-<preset>-s<seed>"
     return run or f'{dataset}{"-real" if real else ""}-{preset}-s{seed}'
+
+def command_of(notebook: str, given: dict, **usual) -> str:
+    "The command that repeats an entry point: parameters with their usual values are left out, a folder's path is not told"
+    told = {k: v for k, v in given.items() if k not in ('device', 'resume', 'weights') and v not in ('', 0, False, None) and v != usual.get(k)}
+    return ' '.join([f'papermill nbs/{notebook}.ipynb', *(f'-p {k} {"<folder>" if k == "data_dir" else v}' for k, v in told.items())])
 
 class Run:
     "A folder that remembers an experiment; see `Run.open`"

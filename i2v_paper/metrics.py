@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KERNELS', 'VIDEO_WEIGHTS', 'BACKBONES', 'METRICS', 'DISTORTIONS', 'frechet', 'check_videos', 'to_float', 'to_bytes',
-           'resized', 'tiled', 'Backbone', 'find_weights', 'backbone', 'jackknife_interval', 'bootstrap_interval',
-           'clip_distance', 'pair_mse', 'pair_cosine', 'map_diversity', 'Metric', 'metric', 'responses', 'emphasis']
+           'resized', 'tiled', 'distinct', 'Backbone', 'find_weights', 'backbone', 'jackknife_interval',
+           'bootstrap_interval', 'clip_distance', 'pair_mse', 'pair_cosine', 'map_diversity', 'Metric', 'metric',
+           'responses', 'emphasis']
 
 # %% ../nbs/16_metrics.ipynb #54db9afb
 import hashlib
@@ -69,7 +70,16 @@ def tiled(X, frames):
     T = X.shape[1]
     return X if frames is None or T >= frames else X[:, torch.arange(frames) % T]
 
-# %% ../nbs/16_metrics.ipynb #6fe9b082
+# %% ../nbs/16_metrics.ipynb #04d68139
+def distinct(clips):
+    "Indices of the different ones among clips (N, ...), and for each clip which of them it is"
+    seen, which, back = {}, [], []
+    for i, c in enumerate(clips):
+        key = hashlib.sha256(c.contiguous().numpy().tobytes()).digest()
+        if key not in seen: seen[key] = len(which); which.append(i)
+        back.append(seen[key])
+    return torch.tensor(which), torch.tensor(back)
+
 @dataclass
 class Backbone:
     "A frozen network that turns videos into features, and what a number made with it has to tell"
@@ -88,17 +98,17 @@ class Backbone:
 
     @torch.no_grad()
     def features(self, videos, batch=16, cache=None):
-        "(N, d), or (N, T, d) of image networks; kept in the folder `cache`, under the content of the videos"
-        videos = check_videos(videos)
+        "(N, d), or (N, T, d) of image networks; equal clips are computed once. Kept in the folder `cache`, under the content of the videos"
+        videos = check_videos(videos).cpu()
         if cache is not None:
             key = hashlib.sha256(repr((self.name, self.sha256, self.size, self.kernel, self.frames, tuple(videos.shape), str(videos.dtype))).encode() + videos.contiguous().numpy().tobytes()).hexdigest()
             file = Path(cache)/f'{key[:32]}.npy'
             if file.exists(): return torch.from_numpy(np.load(file))
-        out = []
-        for chunk in videos.split(batch):
+        out, (which, back) = [], distinct(videos)
+        for chunk in videos[which].split(batch):
             X = tiled(resized(to_float(chunk).to(self.device), self.size, self.kernel), self.frames)
             out.append((self.net(X.flatten(0, 1)).unflatten(0, X.shape[:2]) if self.each_frame else self.net(X)).float().cpu())
-        f = torch.cat(out)
+        f = torch.cat(out)[back]
         if cache is not None:
             with atomic(file) as tmp, open(tmp, 'wb') as h: np.save(h, f.numpy())
         return f
@@ -169,7 +179,7 @@ def clip_distance(distance, real, fake, batch=8, device='cpu'):
     return torch.cat([distance(to_float(r).to(device).flatten(0, 1), to_float(f).to(device).flatten(0, 1)).cpu().unflatten(0, r.shape[:2]).mean(1)
                       for r, f in zip(real.split(batch), fake.split(batch))])
 
-# %% ../nbs/16_metrics.ipynb #94f8276f
+# %% ../nbs/16_metrics.ipynb #fd6e1ee6
 def pair_mse(f):
     "Mean squared difference over ordered pairs of futures: (N, n, ...) -> (N,), the mean over all further axes (supplement C.1)"
     if f.shape[1] < 2: raise Problem('one future has no pair: diversity needs n_futures of 2 or more')
@@ -181,15 +191,15 @@ def pair_cosine(f, dim=-1):
     if f.shape[1] < 2: raise Problem('one future has no pair: diversity needs n_futures of 2 or more')
     f, n = f.double(), f.shape[1]; u = f/f.norm(dim=dim, keepdim=True).clamp_min(1e-12)
     half = [(u[:, i] - u[:, j]).square().sum(dim)/2 for i in range(n) for j in range(i)]      # 1 - cos = |u - v|^2 / 2
-    return torch.stack([h.flatten(1).mean(1) for h in half], 1).mean(1)
+    return torch.stack([h.reshape(len(h), -1).mean(1) for h in half], 1).mean(1)
 
 @torch.no_grad()
 def map_diversity(net, futures, size=None, layers=None, device='cpu'):
     "VGG MSE and VGG cosine of futures (N, n, T, 3, H, W): each slice of a `FeatureNet`, mean over slices; two tensors (N,)"
     mse, cosine = [], []
     for clip in futures:                                                                       # the futures of one start frame
-        X = resized(to_float(clip).to(device), size); shape = X.shape[:2]
-        maps = [m.unflatten(0, shape)[None] for m in net(X.flatten(0, 1), layers)]             # (1, n, T, C, h, w) a slice
+        which, back = distinct(clip); X = resized(to_float(clip[which]).to(device), size); shape = X.shape[:2]
+        maps = [m.unflatten(0, shape)[back][None] for m in net(X.flatten(0, 1), layers)]       # (1, n, T, C, h, w) a slice
         mse.append(torch.stack([pair_mse(m) for m in maps]).mean().cpu()); cosine.append(torch.stack([pair_cosine(m, 3 - m.ndim) for m in maps]).mean().cpu())
     return torch.stack(mse), torch.stack(cosine)
 

@@ -15,7 +15,7 @@ import torch
 from IPython.display import Markdown, display
 
 from .cinn import plot_residuals
-from .core import ROOT, RUNS, Log, Problem, Run, clock, merge_json, peak_memory, write_json
+from .core import ROOT, RUNS, Log, Problem, Run, clock, command_of, merge_json, peak_memory, write_json
 from .data import load_clips
 from .show import COLORS, filmstrip, motion, save_motion
 from .synthesis import load_run
@@ -123,8 +123,7 @@ def publish(
         made = [where/f'{name}.png', where/f'{name}.webp']; where.mkdir(parents=True, exist_ok=True)
         filmstrip(strips, title=f'{s.dataset}, {s.preset}, seed {given["seed"]} · {origin(clips)}').savefig(made[0], dpi=96)
         save_motion(made[1], list(strips.values()), columns=n + 1, captions=['truth', *(f'future {i + 1}' for i in range(n))]*len(which))
-    changed = {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed') and v != dict(preset='quick', seed=0).get(k)} | ({'data_dir': '<folder>'} if given.get('data_dir') else {})
-    command = 'papermill nbs/train.ipynb ' + ' '.join(f'-p {k} {v}' for k, v in changed.items())
+    command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir')}, preset='quick')
     numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'data') if k in m}
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
     cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
