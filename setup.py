@@ -21,6 +21,7 @@ setup(
     license="MIT",
     keywords=cfg["keywords"],
     packages=find_packages(include=[lib, f"{lib}.*"]),
+    package_data={lib: ["weights/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={"dev": shlex.split(cfg["dev_requirements"])},
