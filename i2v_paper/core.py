@@ -72,8 +72,8 @@ def check_parameters(
 class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
     dataset: str = ''; preset: str = ''
+    control: str = ''; ablation: str = ''   # eta of the flow: endpoint or direction; what is left out: cinn, x0 or adain
     minutes: float = 0.          # expected on two CPU cores; 0: unknown
-    # the clips
     frames: int = 16             # T, frames to predict after x0
     size: int = 64               # pixels, square
     n_train: int = 0             # drawn clips to train on (stand-ins)
@@ -298,9 +298,9 @@ def peak_memory() -> float:
     return peak/2**30 if sys.platform == 'darwin' else peak/2**20
 
 # %% ../nbs/00_core.ipynb #b22045a1
-def run_name(dataset: str, preset: str, seed: int, run: str = '', real: bool = False) -> str:
-    "The folder's name: `run` if given, else <data set>[-real]-<preset>-s<seed>"
-    return run or f'{dataset}{"-real" if real else ""}-{preset}-s{seed}'
+def run_name(dataset: str, preset: str, seed: int, run: str = '', real: bool = False, variant: str = '') -> str:
+    "The folder's name: `run` if given, else <data set>[-real]-<preset>-s<seed>[-<variant>]"
+    return run or f'{dataset}{"-real" if real else ""}-{preset}-s{seed}{"-" + variant if variant else ""}'
 
 def command_of(notebook: str, given: dict, **usual) -> str:
     "The command that repeats an entry point: parameters with their usual values are left out, a folder's path is not told"
@@ -356,10 +356,12 @@ def open_run(
     if file.exists() and not resume:
         n = next(i for i in range(1, 10_000) if not (run.path.parent/f'{name}.old{i}').exists())
         run.path.rename(run.path.parent/f'{name}.old{n}')
-    asked = json.loads(json.dumps(dataclasses.asdict(replace(settings, sources={}))))
+    plain = lambda s: json.loads(json.dumps(dataclasses.asdict(replace(s, sources={}))))
+    asked, usual = plain(settings), plain(type(settings)())
     if file.exists():
         old = run.record
-        differ = [f'{k} (there {old["settings"].get(k)!r}, now {v!r})' for k, v in asked.items() if old['settings'].get(k) != v and k != 'sources']
+        there = usual | old['settings']                                # a run made before a setting existed has its usual value
+        differ = [f'{k} (there {there[k]!r}, now {v!r})' for k, v in asked.items() if there[k] != v and k != 'sources']
         if old.get('data', {}).get('fingerprint') != data.get('fingerprint'): differ.append('the data')
         if old.get('parameters', {}).get('seed') != parameters.get('seed'): differ.append('the seed')
         if differ: raise Problem(f'{run.path} was made with other settings: {"; ".join(differ[:3])}\n'

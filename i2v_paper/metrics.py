@@ -203,7 +203,7 @@ def map_diversity(net, futures, size=None, layers=None, device='cpu'):
         mse.append(torch.stack([pair_mse(m) for m in maps]).mean().cpu()); cosine.append(torch.stack([pair_cosine(m, 3 - m.ndim) for m in maps]).mean().cpu())
     return torch.stack(mse), torch.stack(cosine)
 
-# %% ../nbs/16_metrics.ipynb #45a49e48
+# %% ../nbs/16_metrics.ipynb #69f644e9
 @dataclass(frozen=True)
 class Metric:
     "What a name means: `kind` is 'frechet', 'distance', 'diversity', or 'maps' (diversity on an image network's maps)"
@@ -218,10 +218,10 @@ METRICS = {
     'FVD': Metric('frechet', 'i3d-kinetics', True), 'DTFVD': Metric('frechet', 'dtfvd-16', True), 'FID': Metric('frechet', 'inception', True),
     'LPIPS': Metric('distance', 'lpips', True),
     'VGG MSE': Metric('maps', 'vgg16', True, 'mse', better='higher'), 'VGG cosine': Metric('maps', 'vgg16', True, 'cosine', better='higher'),
-    'I3D MSE': Metric('diversity', 'i3d-kinetics', True, 'mse', better='higher'), 'DTI3D': Metric('diversity', 'dtfvd-16', True, 'mse', 1000., 'higher'),
+    'I3D MSE': Metric('diversity', 'i3d-kinetics', True, 'mse', better='higher'), 'DTI3D MSE x1000': Metric('diversity', 'dtfvd-16', True, 'mse', 1000., 'higher'),
     'DTFVD-drawn': Metric('frechet', 'dtfvd-drawn-16', False), 'FID-EffLite0': Metric('frechet', 'efflite0', False), 'ST-LPIPS': Metric('distance', 'stlpips-vgg', False),
     'EffLite0 MSE': Metric('maps', 'efflite0', False, 'mse', better='higher'), 'EffLite0 cosine': Metric('maps', 'efflite0', False, 'cosine', better='higher'),
-    'DTI3D-drawn': Metric('diversity', 'dtfvd-drawn-16', False, 'mse', 1000., 'higher')}
+    'DTI3D-drawn MSE x1000': Metric('diversity', 'dtfvd-drawn-16', False, 'mse', 1000., 'higher')}
 
 def metric(name) -> Metric:
     "A row of `METRICS`; `Problem` for a name that does not exist"

@@ -15,6 +15,7 @@ import torch
 from IPython.display import Markdown, display
 
 from .cinn import plot_residuals
+from .control import true_eta
 from .core import ROOT, RUNS, Log, Problem, Run, clock, command_of, merge_json, peak_memory, write_json
 from .data import load_clips
 from .show import COLORS, filmstrip, motion, save_motion
@@ -61,14 +62,14 @@ def show_reconstructions(system, clips, which=(0, 1, 2), title=''):
 
 def show_futures(system, clips, k, n=5, seed=0):
     "Filmstrip of a held-out clip and n futures of its start frame"
-    clip = clips.batch([k])[0]; fut = system.futures(clip[None, 0], n, seed + k)[0]
+    clip = clips.batch([k])[0]; fut = system.futures(clip[None, 0], n, seed + k, eta=true_eta(system.settings.control, clips, [k]))[0]
     return filmstrip({'truth': clip} | {f'future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(fut)}, title=f'Futures of held-out image {k} · {origin(clips)}')
 
 def show_motion(system, clips, which, n=5, seed=0, fps=8):
     "The same as moving pictures: one row a start frame, the truth first"
     rows = []
     for k in which:
-        clip = clips.batch([k])[0]; rows.append(clip); rows += [torch.cat([clip[:1], f]) for f in system.futures(clip[None, 0], n, seed + k)[0]]
+        clip = clips.batch([k])[0]; rows.append(clip); rows += [torch.cat([clip[:1], f]) for f in system.futures(clip[None, 0], n, seed + k, eta=true_eta(system.settings.control, clips, [k]))[0]]
     return motion(torch.stack(rows), columns=n + 1, fps=fps, captions=(['truth'] + [f'future {i + 1}' for i in range(n)])*len(which))
 
 # %% ../nbs/21_report.ipynb #5bfd4482
@@ -77,7 +78,7 @@ def show_residuals(system, clips, title=''):
     clip = clips.batch(range(len(clips)))
     with torch.no_grad():
         mu, logvar = system.video.encode(clip[:, 1:]); z = mu + (logvar/2).exp()*torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
-        nu, _ = system.dynamics(z, system.embedder(clip[:, 0]))
+        nu, _ = system.dynamics(z, system.embedder(clip[:, 0]), true_eta(system.settings.control, clips))
     fig = plot_residuals(nu); fig.suptitle(title or f'Residuals of {len(nu)} held-out clips · {origin(clips)}'); return fig
 
 # %% ../nbs/21_report.ipynb #6548fb77
@@ -119,11 +120,11 @@ def publish(
         strips = {}
         for k in which:
             clip = clips.batch([k])[0]; strips[f'truth {k}'] = clip
-            strips |= {f'{k}, future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(system.futures(clip[None, 0], n, given['seed'] + k)[0])}
+            strips |= {f'{k}, future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(system.futures(clip[None, 0], n, given['seed'] + k, eta=true_eta(s.control, clips, [k]))[0])}
         made = [where/f'{name}.png', where/f'{name}.webp']; where.mkdir(parents=True, exist_ok=True)
         filmstrip(strips, title=f'{s.dataset}, {s.preset}, seed {given["seed"]} · {origin(clips)}').savefig(made[0], dpi=96)
         save_motion(made[1], list(strips.values()), columns=n + 1, captions=['truth', *(f'future {i + 1}' for i in range(n))]*len(which))
-    command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir')}, preset='quick')
+    command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir', 'control', 'ablation')}, preset='quick')
     numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'data') if k in m}
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
     cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])

@@ -39,7 +39,7 @@ def build_video(
     enc = Encoder(s.z_dim, s.enc_channels, s.enc_stride_t, s.enc_stride_s, stem_kernel=s.enc_stem, frames=s.frames, size=s.size,
                   start_logvar=s.start_logvar, moving_only=s.moving_only)
     dec = Decoder(s.z_dim, s.nf, s.frames, s.size, max_mult=s.max_mult, spade_hidden=s.spade_hidden, open_start=s.open_start,
-                  grow_t=s.grow_t, grow_s=s.grow_s, hold_ends=s.hold_ends, palette=s.palette)
+                  grow_t=s.grow_t, grow_s=s.grow_s, hold_ends=s.hold_ends, palette=s.palette, adain=s.ablation != 'adain')
     return VideoModel(enc, dec)
 
 def build_critics(s) -> tuple:

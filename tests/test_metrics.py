@@ -122,7 +122,7 @@ def test_evaluate_scores_a_run_and_names_a_missing_one(tmp_path):
     status, err = papermill(tmp_path, 'evaluate', *args); assert status == 0, err
     scores = json.loads((tmp_path/'iper-smoke-s0'/'metrics.json').read_text())['scores']
     names = {r['metric'] for r in scores}
-    assert {'DTFVD-drawn', 'FID-EffLite0', 'ST-LPIPS', 'EffLite0 MSE', 'EffLite0 cosine', 'DTI3D-drawn'} <= names
+    assert {'DTFVD-drawn', 'FID-EffLite0', 'ST-LPIPS', 'EffLite0 MSE', 'EffLite0 cosine', 'DTI3D-drawn MSE x1000'} <= names
     for r in scores:
         assert r['low'] <= r['value'] <= r['high'] and len(r['sha256']) == 8 and r['n'] == 12 and r['data'] == 'drawn stand-in', r
         assert r['system'] != 'repeat x0' or 'MSE' not in r['metric'] or r['value'] == 0
