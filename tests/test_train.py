@@ -177,3 +177,18 @@ def test_interrupted_inside_a_stage(stage, at, tmp_path, monkeypatch):
     broken = go('broken')
     for f in ('embedder', 'video', 'dynamics'): assert same(whole.file(f), broken.file(f)), f
     assert (whole.path/f'log-{stage}.csv').read_text() == (broken.path/f'log-{stage}.csv').read_text()
+
+
+def test_control_takes_the_first_stages_and_trains_its_flow(tmp_path):
+    args = ('-p', 'preset', 'smoke', '-p', 'dataset', 'bair')
+    status, _, err = finish(start(tmp_path, *args)); assert status == 0, err
+    status, _, err = finish(start(tmp_path, *args, '-p', 'control', 'endpoint')); assert status == 0, err
+    assert 'first stages taken from bair-smoke-s0' in err
+    plain, told = tmp_path/'bair-smoke-s0', tmp_path/'bair-smoke-s0-endpoint'
+    assert (plain/'video.safetensors').read_bytes() == (told/'video.safetensors').read_bytes()
+    wider = {k for k, v in load_file(told/'dynamics.safetensors').items() if v.shape != load_file(plain/'dynamics.safetensors')[k].shape}
+    assert wider and json.loads((told/'run.json').read_text())['first_stages_of'] == 'bair-smoke-s0'
+    status, _, err = finish(start(tmp_path, *SMOKE, '-p', 'control', 'endpoint'))
+    assert status == 1 and 'do not tell' in err and 'Traceback' not in err
+    status, _, err = finish(start(tmp_path, *args, '-p', 'control', 'endpiont'))
+    assert status == 1 and "did you mean 'endpoint'" in err
