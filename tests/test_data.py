@@ -13,7 +13,7 @@ from i2v_paper import data
 from i2v_paper.core import Problem
 from i2v_paper.data import load_clips
 from i2v_paper.formats import BOX_LOW, BOX_SPAN
-from i2v_paper.sources import EVALUATION, LAYOUTS, evaluation_windows, split_clips, video_of
+from i2v_paper.sources import EVALUATION, LAYOUTS, VALIDATION, eval_notes, evaluation_windows, split_clips, video_of
 from i2v_paper.standins import STANDINS, TEST_SEED
 
 T, SIZE = 8, 32
@@ -158,19 +158,74 @@ def test_without_test_folder_a_tenth_of_the_videos_is_held_out():
     clips = [f'sky_train/v{v}/v{v}_{c}' for v in range(40) for c in range(3)]
     tops, notes = split_clips(clips, Path('nowhere'), LAYOUTS['landscape'])
     assert len({video_of(c) for c in tops['test']}) == 4 and len(tops['test']) == 12 and '4 of 40' in notes[0]
-    assert sorted(tops['train'] + tops['test']) == sorted(clips)
+    assert sorted(tops['train'] + tops['test']) == sorted(clips) and tops['eval'] == []
+
+
+def authors_clips(name, lists):
+    "The names that the clips of the authors' lists have on disk"
+    folder = (lambda split, l: f'sky_{"test" if split == "test" else "train"}/{l}') if name == 'landscape' else (lambda split, l: l.replace('/', '_'))
+    return list(dict.fromkeys(folder(s, l.strip('/')) for s, lines in lists.items() for l in lines))
 
 
 @needs_lists
-@pytest.mark.parametrize('name, train, test', [('landscape', 1074, 153), ('iper', 138, 42)])
-def test_authors_lists(tmp_path, name, train, test):
-    "Every line of the authors' lists names a clip, and no video is on both sides"
-    lists = {f.stem: f.read_text().split() for f in (REAL/'splits'/name).glob('*.txt')}
-    folder = (lambda split, l: f'sky_{"test" if split == "test" else "train"}/{l}') if name == 'landscape' else (lambda split, l: l.replace('/', '_'))
-    clips = list(dict.fromkeys(folder(s, l.strip('/')) for s, lines in lists.items() for l in lines))
+@pytest.mark.parametrize('name, train, kept, test, shared', [('landscape', 1074, 112, 153, 68), ('iper', 138, 26, 42, 0)])
+def test_authors_lists(tmp_path, name, train, kept, test, shared):
+    "Every line of the authors' lists names a clip, and no video trains and tests"
+    lists = {f.stem: f.read_text().split() for f in (REAL/'splits'/name).glob('*.txt')}; clips = authors_clips(name, lists)
     for s in ('train', 'test'): (tmp_path/f'{s}.txt').write_text('\n'.join(lists[s]) + '\n')
     tops, notes = split_clips(clips, tmp_path, LAYOUTS[name])
-    assert (len(tops['train']), len(tops['test']), notes) == (train, test, [])
+    assert (len(tops['train']), len(tops['eval']), len(tops['test']), notes) == (train, 0, test, [])
+    assert f'no list {LAYOUTS[name].eval_list}' in said(lambda: eval_notes(tops, tmp_path, LAYOUTS[name]))
+    for s in lists: (tmp_path/f'{s}.txt').write_text('\n'.join(lists[s]) + '\n')
+    more, notes = split_clips(clips, tmp_path, LAYOUTS[name])
+    assert (more['train'], len(more['eval']), more['test'], notes) == (tops['train'], kept, tops['test'], [])    # the list of eval clips changes nothing else
+    assert not set(more['eval']) & {*more['train'], *more['test']}
+    said_of = eval_notes(more, tmp_path, LAYOUTS[name]); assert said_of == ([f'eval clips whose videos are also trained on: {shared} of {kept}'] if shared else [])
+    if name == 'landscape': assert all(c.startswith('sky_train/') for c in more['eval'])
+
+
+@needs_lists
+def test_the_release_of_iper_has_no_eval_part(tmp_path):
+    "Its val.txt is what is tested on; beside the authors' test.txt it is what a model is chosen on"
+    lists = {f.stem: f.read_text().split() for f in (REAL/'splits/iper').glob('*.txt')}; clips = authors_clips('iper', lists); rule = LAYOUTS['iper']
+    for s in ('train', 'val'): (tmp_path/f'{s}.txt').write_text('\n'.join(lists[s]) + '\n')
+    tops, _ = split_clips(clips, tmp_path, rule)
+    assert tops['eval'] == [] and len(tops['test']) == 26 and 'val.txt is the test list, as there is no test.txt' in said(lambda: eval_notes(tops, tmp_path, rule))
+    (tmp_path/'test.txt').write_text('\n'.join(lists['test'])); assert split_clips(clips, tmp_path, rule)[0]['eval'] == tops['test']
+
+
+def test_eval_of_lists(load, sky):
+    (sky/'train.txt').write_text('a/a_1\nb/b_1\n'); (sky/'test.txt').write_text('c/c_1\n'); (sky/'eval.txt').write_text('a/a_2/\na/a_2\ngone/gone_1\n')
+    kept = load(split='eval')
+    assert kept.factors['clip'].tolist() == ['sky_train/a/a_2']*(12 - T) and {'a', 'b'} == set(load().factors['video'])        # the lists are followed
+    assert 'clips of eval.txt that are not in the folder: 1, such as gone/gone_1' in kept.notes and 'eval clips whose videos are also trained on: 1 of 1' in kept.notes
+    assert load(split='eval', n=2, seed=0).factors['start'].tolist() == load(split='eval', n=2, seed=1).factors['start'].tolist() == [0, 3]      # evenly spaced, as test
+    (sky/'eval.txt').write_text('b/b_1\n'); train = load()
+    assert set(train.factors['video']) == {'a'} and any('because they are eval clips: 1' in n for n in train.notes)          # named in both lists
+    (sky/'eval.txt').write_text('c/c_1\n'); text = said(lambda: load(split='eval')); assert 'eval.txt names none' in text and len(load()) == 2*(12 - T)
+    (sky/'eval.txt').unlink(); text = said(lambda: load(split='eval')); assert 'no list eval.txt' in text and 'add the list eval.txt, or use the split test' in text
+
+
+def test_eval_of_a_list_beside_folders(load, sky):
+    (sky/'eval.txt').write_text('a/a_1\n')
+    assert set(load(split='eval').factors['clip']) == {'sky_train/a/a_1'} and set(load(split='test').factors['clip']) == {'sky_test/c/c_1'}
+    train = load()                                                          # a_2 is of the same video
+    assert set(train.factors['clip']) == {'sky_train/b/b_1'} and 'training clips left out because their videos are in the eval set: 1' in train.notes
+
+
+def test_eval_clips_are_never_drawn_for_testing():
+    clips = [f'{v:03d}_1_{a}' for v in range(40) for a in (1, 2)] + [f'eval/{v}' for v in range(10)]
+    tops, notes = split_clips(clips, Path('nowhere'), LAYOUTS['folder'])
+    assert tops['eval'] == clips[80:] and not set(tops['eval']) & {*tops['train'], *tops['test']} and '8 of 80' in notes[0] and len(tops['train']) == 72
+
+
+def test_protocol_windows_of_eval(load, sky):
+    write_clip(sky/'sky_train/d/d_1', n=40); (sky/'eval.txt').write_text('d/d_1\n')
+    kept = load(split='eval', protocol=True, frames=16)
+    assert len(kept) == len({*kept.factors['start']}) == 7 and kept.factors['start'].tolist() == load(split='eval', protocol=True, frames=16, seed=9).factors['start'].tolist() and not kept.notes
+    assert 'the authors choose on 1 + 16 frames, not on 1 + 8' in load(split='eval', protocol=True).notes
+    assert 'no train windows' in said(lambda: load(protocol=True))
+    assert [len(evaluation_windows([60]*26, 17, VALIDATION[d])) for d in ('iper', 'bair', 'dtdb-clouds')] == [26*15, 26, 26]
 
 
 # --- fingerprints and caches
@@ -240,6 +295,9 @@ def test_drawn_clips(tmp_path, capsys):
     clips = load_clips('landscape', 'test', 4, 16, n=3, cache=tmp_path)
     assert clips.drawn and 'drawn stand-in' in capsys.readouterr().out
     assert np.array_equal(clips.video[2], STANDINS['landscape'].draw(TEST_SEED + 2, 5, 16)[0])
+    kept = load_clips('landscape', 'eval', 4, 16, n=3, cache=tmp_path, report=None)
+    assert np.array_equal(kept.video[2], STANDINS['landscape'].draw(2*TEST_SEED + 2, 5, 16)[0]) and kept.fingerprint != clips.fingerprint
+    assert load_clips('landscape', 'train', 4, 16, n=1, cache=tmp_path, report=None).fingerprint != load_clips('landscape', 'eval', 4, 16, n=1, cache=tmp_path, report=None).fingerprint
     more = load_clips('landscape', 'test', 4, 16, n=5, cache=tmp_path, report=None)
     assert np.array_equal(more.video[:3], clips.video[:]) and more.fingerprint != clips.fingerprint
     wide = load_clips('landscape', 'test', 4, 16, n=3, cache=tmp_path, report=None, margin=4)
@@ -262,7 +320,7 @@ def test_names(load):
 def test_folders(load, sky, tmp_path):
     (tmp_path/'file.tar').touch(); (tmp_path/'none').mkdir(); (tmp_path/'films'/'x').mkdir(parents=True); (tmp_path/'films/x/1.txt').touch()
     for folder, words in {tmp_path/'gone': ('does not exist', 'gone', 'correct the path'), tmp_path/'file.tar': ('not a folder', 'unpack'),
-                          tmp_path/'none': ('is empty', 'none'), tmp_path/'films': ('no .jpg or .png', 'unpack'), sky/'sky_train': ('half', 'above')}.items():
+                          tmp_path/'none': ('is empty', 'none'), tmp_path/'films': ('no .jpg or .png', 'unpack'), sky/'sky_train': ('part', 'above')}.items():
         text = said(lambda: load(data_dir=folder))
         assert all(w in text for w in (*words, 'sky_train')), text
     assert '<subject>_<outfit>_<action>' in said(lambda: load(dataset='iper', data_dir=tmp_path/'none'))
@@ -377,6 +435,8 @@ def test_bair(robot, tmp_path):
     train, test = get('train'), get('test')
     assert (len(train), len(test)) == (3*14, 4) and test.factors['start'].tolist() == [0]*4 and train.factors['start'].max() == 13
     assert not any('256_to_511' in c for c in (*train.factors['clip'], *test.factors['clip']))
+    kept = get('eval'); assert len(kept) == 2*14 and set(kept.factors['clip']) == {f'eval/traj_256_to_511/{k}' for k in (1, 2)} and kept.factors['start'].max() == 13 and not kept.notes
+    assert np.array_equal(get('eval', protocol=True).video[1], kept.video[14 + get('eval', protocol=True).factors['start'][1]]) and len(get('eval', protocol=True)) == 2
     assert train.factors['endeffector'].shape == (42, 17, 3) and train.factors['endeffector'].dtype == np.float32
     for clips, split in ((train, 'train'), (test, 'test')):
         for i in (0, len(clips)//2, len(clips) - 1):
@@ -436,6 +496,10 @@ def test_iper_films_and_frames_are_one(tmp_path):
     train, test = get('train'), get('test')
     assert (len(train), len(test)) == (8*(30 - T), 4*(30 - T)) and set(test.factors['clip']) == set(names[8:]) and not train.notes
     for i in (0, 5, 80): assert np.array_equal(train.video[i], shown[train.factors['clip'][i]][train.factors['start'][i]:][:T + 1])
+    assert 'val.txt is the test list' in said(lambda: get('eval'))
+    (tmp_path/'i'/'train.txt').write_text('\n'.join(names[:4])); (tmp_path/'i'/'test.txt').write_text('\n'.join(names[4:8]))       # the authors' three
+    sets = {s: set(get(s).factors['clip']) for s in ('train', 'eval', 'test')}; assert sets == dict(train=set(names[:4]), eval=set(names[8:]), test=set(names[4:8]))
+    (tmp_path/'i'/'train.txt').write_text('\n'.join(names[:8])); (tmp_path/'i'/'test.txt').unlink()
     (tmp_path/'i'/'test.txt').write_text('001/12/1\n001/12/2\n'); (tmp_path/'i'/'val.txt').unlink()
     assert set(get('test').factors['clip']) == {'001_12_1', '001_12_2'} and any('left out because their videos' in n for n in get('train').notes)
     write_clip(tmp_path/'i'/'frames'/'001_12_1', n=9, first=0, name='frame_{}.png'); assert (get('test').factors['clip'] == '001_12_1').sum() == 9 - T
@@ -452,6 +516,7 @@ def test_dtdb(tmp_path):
     assert dict(zip(test.factors['class'], test.factors['label'])) == {'Dominant_non-rigid': 0, 'Wavy_motion': 2} and len(test) == 10 and len(train) == 3*14
     assert len({*test.factors['start'][:5]}) == 5 and np.array_equal(test.factors['start'], get('test', protocol=True, seed=3).factors['start'])
     assert len(get('train', root=base)) == 42                                 # the folder itself will do
+    assert 'none is published' in said(lambda: get('eval'))
     write_film(base/'TEST'/'Sliding'/'Sliding_g1_c1.mp4'); assert "out of range: 'Sliding'" in said(lambda: get('test'))
     write_film(base/'TRAIN'/'x.mp4'); assert 'no label' in said(lambda: get('train'))
 
@@ -463,6 +528,8 @@ def test_textures(tmp_path, texture, ending):
     for root in (tmp_path/'t', tmp_path/'t'/texture):
         get = lambda split, **k: load_clips(f'dtdb-{texture}', split, 16, SIZE, data_dir=root, cache=tmp_path/'cache', report=None, **k)
         assert (len(get('train')), len(get('test')), len(get('test', protocol=True))) == (8, 8, 10)
+        kept = get('eval'); assert kept.factors['clip'].tolist() == get('test').factors['clip'].tolist() and kept.notes == ['the eval clips are the test clips: eval is both'] and not get('test').notes
+        assert get('eval', protocol=True).factors['start'].tolist() == [0, 0]
     other = 'fire' if texture != 'fire' else 'clouds'
     assert f'no folder {other}' in said(lambda: load_clips(f'dtdb-{other}', 'train', 16, SIZE, data_dir=tmp_path/'t', cache=tmp_path/'cache'))
 
@@ -474,6 +541,9 @@ def test_any_folder(tmp_path):
     train, test = get('train'), get('test')
     assert (len(train), len(test)) == (18*2, 2*2) and not {*train.factors['video']} & {*test.factors['video']} and any('2 of 20 videos' in n for n in test.notes)
     assert 'no test windows' in said(lambda: get('test', protocol=True))
+    assert 'no list eval.txt and no folder eval' in said(lambda: get('eval'))
+    write_clip(tmp_path/'clips'/'eval'/'two', n=10); kept = get('eval'); assert kept.factors['clip'].tolist() == ['eval/two']*2
+    assert set(get('train').factors['clip']) == set(train.factors['clip']) and set(get('test').factors['clip']) == set(test.factors['clip'])
     assert 'no drawn stand-in' in said(lambda: load_clips('folder', 'train', T, SIZE, cache=tmp_path))
 
 
