@@ -6,7 +6,7 @@
 __all__ = ['CHUNK', 'SEEDS', 'WINDOWS', 'YIQ', 'MIRRORS', 'DRAWN_MIRRORS', 'Windows', 'Clips', 'augmented', 'code_hash',
            'draw_clips', 'cache_file', 'cached', 'decode_source', 'decode_all', 'choose_windows', 'long_clips',
            'place_windows', 'find_clips', 'read_clips', 'load_clips', 'random_crop', 'random_flip', 'colour_jitter',
-           'mirror_x']
+           'mirror_x', 'mirror_direction', 'mirror_blocks', 'mirror_pose', 'mirror_action', 'same']
 
 # %% ../nbs/02_data.ipynb #908d6f4d
 import ast, errno, inspect, re, shutil, time
@@ -21,7 +21,7 @@ from . import standins
 from .core import CACHE, Problem, atomic, clock, nearest
 from .formats import BOX_LOW, BOX_SPAN, CAMERAS, Pictures
 from .sources import EVALUATION, LAYOUTS, VALIDATION, class_names, data_root, digest, eval_notes, evaluation_windows, split_clips
-from .standins import MODULES, STANDINS, TEST_SEED, draw_many, find_standin
+from .standins import ACTIONS, JOINTS, MODULES, STANDINS, TEST_SEED, draw_many, find_standin
 
 # %% ../nbs/02_data.ipynb #8805e7fa
 @lru_cache(64)
@@ -56,7 +56,7 @@ class Clips:
     drawn: bool          # by a stand-in, or real
     size: int = None     # of the frames in a batch; stored frames may be larger, for crops
     notes: list = field(default_factory=list)   # what the reader noticed
-    mirrors: dict = None # factor -> its value in the mirror; default: `MIRRORS`, or `DRAWN_MIRRORS`
+    mirrors: dict = field(default_factory=dict)     # factor -> function to its value in the mirror, where `MIRRORS` does not know it, or is wrong
 
     def __len__(self): return len(self.video)
     def __repr__(self):
@@ -77,12 +77,13 @@ class Clips:
         return augmented(x, self.size or x.shape[-1], augment, rng, jitter)
 
     def factors_of(self, indices, mirrored=None):
-        "The factors of some clips; those of mirrored clips as `mirrors` says, the others as they are"
+        "The factors of some clips, of the `mirrored` ones as they are in the mirror, without those that have no mirror image; raises Problem for one of which nothing is known"
         i = np.atleast_1d(np.asarray(indices)); known = {k: v[i] for k, v in self.factors.items()}
-        m = np.zeros(len(i), bool) if mirrored is None else np.asarray(mirrored)
-        for k, mirror in ((DRAWN_MIRRORS if self.drawn else MIRRORS) if self.mirrors is None else self.mirrors).items():
-            if k in known: known[k] = np.where(m.reshape(-1, *[1]*(known[k].ndim - 1)), mirror(known[k]), known[k])
-        return known
+        if mirrored is None: return known
+        m, mirrors = np.asarray(mirrored), (DRAWN_MIRRORS if self.drawn else MIRRORS) | self.mirrors
+        if lost := sorted(set(known) - set(mirrors)):
+            raise Problem(f'what the mirror does to {lost[0]!r} of {self.name} is not known\nadd a function to `mirrors` of the clips, or do not flip them; known: {", ".join(sorted(mirrors))}')
+        return {k: np.where(m.reshape(-1, *[1]*(v.ndim - 1)), mirrors[k](v), v) for k, v in known.items() if mirrors[k]}
 
 # %% ../nbs/02_data.ipynb #0ce29793
 def augmented(x,             # bytes (B, T+1, 3, H, W)
@@ -323,5 +324,30 @@ def mirror_x(p, middle=BOX_LOW[0] + BOX_SPAN[0]/2):
     "Positions (..., 3) in the mirror: x about the middle of the box in which the hand moves"
     return np.concatenate([2*middle - p[..., :1], p[..., 1:]], -1).astype(p.dtype)            # (mirror)
 
-MIRRORS = dict(endeffector=mirror_x, direction=lambda a: (np.pi - a) % (2*np.pi)) | dict.fromkeys(('mask', 'arm', 'block', 'uncovered'), lambda m: m[..., ::-1])
-DRAWN_MIRRORS = MIRRORS | dict(endeffector=partial(mirror_x, middle=0.))      # the drawn arm stands in the middle of its table
+def mirror_direction(a):
+    "Directions in radians, 0 to the right, in the mirror"
+    return (np.pi - a) % (2*np.pi)
+
+def mirror_blocks(b):
+    "x, y and angle (..., 3) of the drawn arm's blocks in the mirror"
+    return b*[-1, 1, -1] + [0, 0, np.pi]
+
+_other = [JOINTS.index(j[:-1] + dict(l='r', r='l')[j[-1]] if '_' in j else j) for j in JOINTS]      # raise_l <-> raise_r, yaw is its own
+
+def mirror_pose(angles):
+    "Joint angles (..., 17) in the mirror: limbs change sides; yaw, lean and head, which have no side, their sign"
+    return angles[..., _other]*[1 if '_' in j else -1 for j in JOINTS]
+
+def mirror_action(action):
+    "Indices into ACTIONS in the mirror"
+    sides = dict(left='right', right='left')
+    return np.array([ACTIONS.index(' '.join(sides.get(w, w) for w in a.split())) for a in ACTIONS])[action]
+
+def same(v):
+    "What is the same in the mirror"
+    return v
+
+MIRRORS = dict(endeffector=mirror_x, action=None) | dict.fromkeys(('video', 'clip', 'start', 'class', 'label'), same)
+DRAWN_MIRRORS = dict(endeffector=partial(mirror_x, middle=0.), blocks=mirror_blocks, angles=mirror_pose, target=mirror_pose, action=mirror_action, direction=mirror_direction) | dict.fromkeys(
+    ('mask', 'arm', 'block', 'uncovered'), lambda m: m[..., ::-1]) | dict.fromkeys(('speed', 'label', 'palette', 'fast', 'contact', 'complex_pose'), same)
+
