@@ -48,6 +48,9 @@ WEIGHTS = {
         'BSD-3-Clause', 'ImageNet-1k labels', url='https://download.pytorch.org/models/vgg16-397923af.pth'),
     'lpips-vgg': Weights('lpips/weights/v0.1/vgg.pth', 'a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868', '7 kB',
         'BSD-2-Clause', BAPPS, 'lpips==0.1.4', call='lpips(heads=...)'),
+    'inception': Weights('pt_inception-2015-12-05-6726825d.pth', '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2', '96 MB',
+        'Apache-2.0', 'ImageNet-1k labels', url='https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth',
+        call='inception_fid(path=...)'),
     'stlpips-vgg': Weights('stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth',
         '44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250', '59 MB', 'BSD-2-Clause', BAPPS, 'stlpips-pytorch==0.0.2'),
     'stlpips-alex': Weights('stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth',
@@ -209,8 +212,7 @@ NETS = {'vgg16': lambda: FeatureNet(vgg_slices(), **IMAGENET, min_size=16), 'eff
 def with_heads(net, heads):
     "The `FeatureNet`, given one head (1,C,1,1) a slice"
     if len(heads) != len(net.slices): raise ValueError(f'{len(heads)} heads do not fit {len(net.slices)} slices')
-    net.heads = nn.ParameterList(heads).requires_grad_(False)
-    return net
+    net.heads = nn.ParameterList(heads).requires_grad_(False); return net
 
 def feature_net(name,       # 'efflite0', 'stlpips-alex', 'stlpips-vgg' or 'vgg16'
                 path=None   # its checkpoint, if it is not where `locate` looks
