@@ -566,6 +566,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                    'i2v_paper.sources.read_list': ('sources.html#read_list', 'i2v_paper/sources.py'),
                                    'i2v_paper.sources.split_clips': ('sources.html#split_clips', 'i2v_paper/sources.py'),
                                    'i2v_paper.sources.train_and_test': ('sources.html#train_and_test', 'i2v_paper/sources.py'),
+                                   'i2v_paper.sources.tree': ('sources.html#tree', 'i2v_paper/sources.py'),
                                    'i2v_paper.sources.video_of': ('sources.html#video_of', 'i2v_paper/sources.py'),
                                    'i2v_paper.sources.walk': ('sources.html#walk', 'i2v_paper/sources.py')},
             'i2v_paper.standins': { 'i2v_paper.standins.Part': ('standins.html#part', 'i2v_paper/standins.py'),
