@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'STYLE', 'style', 'to_uint8', 'Sheet', 'filmstrip', 'contact_sheet', 'motion', 'save_motion',
-           'motion_energy', 'psnr', 'table']
+           'motion_energy', 'psnr', 'table', 'preset_table', 'light', 'photo']
 
 # %% ../nbs/03_show.ipynb #f5be23d2
 import base64, html, io, math
@@ -13,11 +13,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import display
 from IPython.display import HTML, Markdown
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from .core import Problem, nearest
+from .core import Problem, nearest, settings
 
 # %% ../nbs/03_show.ipynb #e787461b
 COLORS = dict(data='#7f7f7f', model='#0072b2', sample='#e07b00', condition='#009e73')   # grey, blue, orange, green
@@ -169,3 +170,32 @@ def table(rows,              # dicts by head, or sequences in the order of the h
     sides = ['--:' if any(number(r[i]) for r in rows) else ':--' for i in range(len(heads))]
     lines = [heads, sides] + [[cell(h, v) for h, v in zip(heads, r)] for r in rows]
     return Markdown((f'**{caption}**\n\n' if caption else '') + '\n'.join('| ' + ' | '.join(l) + ' |' for l in lines))
+
+# %% ../nbs/03_show.ipynb #b4206d8c
+def preset_table(dataset: str,
+                 names=('size', 'frames', 'nf', 'z_dim', 'n_blocks', 'embed_dim', 'beta', 'lambda_l1', 'lambda_percep', 'video_epochs', 'augment', 'jitter'),
+                 presets=('quick', 'small', 'paper', 'official'),
+                 ) -> Markdown:
+    "Settings of a data set in several presets, and the source of the value in `paper`"
+    of = {p: settings(dataset, p) for p in presets}; source = settings(dataset, 'paper').sources
+    text = lambda v: ', '.join(map(str, v)) if isinstance(v, tuple) else f'{v:g}' if isinstance(v, float) else v
+    return table([{'setting': f'`{n}`'} | {p: text(getattr(s, n)) for p, s in of.items()} | {'source of `paper`': source.get(n, 'default')} for n in names],
+                 ['setting', *presets, 'source of `paper`'])
+
+def _picture(picture):
+    "A matplotlib figure, closed, or a Pillow image as a Pillow image in RGB"
+    if not isinstance(picture, Figure): return picture.convert('RGB')
+    if picture.canvas.manager: plt.close(picture)
+    picture.savefig(out := io.BytesIO(), format='png', dpi=picture.dpi)
+    return Image.open(out).convert('RGB')
+
+def light(picture,            # a matplotlib figure or a Pillow image
+          colours: int = 32,
+          ) -> Image.Image:
+    "A plot in few colours, as PNG"
+    return _picture(picture).quantize(colours, Image.Quantize.MAXCOVERAGE if colours < 64 else Image.Quantize.FASTOCTREE)
+
+def photo(picture, quality: int = 75):
+    "A figure or picture full of frames, as JPEG: its skies have no steps, and it is smaller than PNG"
+    _picture(picture).save(out := io.BytesIO(), 'JPEG', quality=quality, optimize=True, progressive=True)
+    return display.Image(out.getvalue(), format='jpeg')
