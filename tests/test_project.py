@@ -65,6 +65,14 @@ def test_entry_point_has_literal_parameters_and_no_outputs(path):
     assert 'before = set(globals())' in code(nb)[0]
 
 
+@pytest.mark.parametrize('stem', ['bair', 'iper', 'landscape', 'dtdb', 'folder'])
+def test_page_of_a_data_set_has_the_anatomy(stem):
+    nb = load(ROOT/'nbs'/'datasets'/f'{stem}.ipynb')
+    assert re.match(r'# .+\n\n> .+', source(nb['cells'][0])), 'title and one-line subtitle'
+    for head in ('What it is', 'How to get it', 'Licence', 'Layout', 'Split', 'Where we differ'): assert re.search(rf'^## {head}$', prose(nb), re.M), head
+    assert f'-p dataset {stem}' in prose(nb) and not re.search(r'^#\|\s*export', '\n'.join(code(nb)), re.M)
+
+
 @pytest.mark.parametrize('equation', ['1', '2', '3', '4'])
 def test_each_equation_of_the_supplement_has_its_line(equation):
     tags = [p.name for p in COMPONENTS if rf'\tag{{{equation}}}' in prose(load(p))]
