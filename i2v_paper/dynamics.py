@@ -72,7 +72,9 @@ class Prior(nn.Module):
     def inverse(self, nu, code, eta=None): return nu
     def nll(self, z, code, eta=None): return gaussian_nll(z, torch.zeros(len(z), device=z.device))
 
-def build_dynamics(s): return Prior() if s.ablation == 'cinn' else Dynamics(s)
+def build_dynamics(s):
+    "The flow that the settings ask for, or `Prior`"
+    return Prior() if s.ablation == 'cinn' else Dynamics(s)
 
 # %% ../nbs/13_dynamics.ipynb #c009b1fb
 class Best(nn.Module):

@@ -39,7 +39,7 @@ def frechet(a, b) -> float:
     cross = torch.linalg.svdvals(A @ B.T).sum()                                               # (nuclear)
     return ((a.mean(0) - b.mean(0)).square().sum() + A.square().sum() + B.square().sum() - 2*cross).item()      # (frechet)
 
-# %% ../nbs/16_metrics.ipynb #4dfed811
+# %% ../nbs/16_metrics.ipynb #e38a9f95
 def check_videos(videos, least=1):
     "Videos (N, T, 3, H, W), bytes or floats in [-1, 1]; `Problem` for NaN and for other ranges"
     if isinstance(videos, (list, tuple)):
@@ -53,9 +53,13 @@ def check_videos(videos, least=1):
         if low < -1.01 or high > 1.01: raise Problem(f'the videos range from {low:.3g} to {high:.3g}, not from -1 to 1\ngive bytes as torch.uint8, or rescale: [0, 255] by x/127.5 - 1, [0, 1] by 2x - 1')
     return videos
 
-def to_float(videos): return videos.float()/127.5 - 1 if videos.dtype == torch.uint8 else videos
+def to_float(videos):
+    "Videos as floats in [-1, 1]"
+    return videos.float()/127.5 - 1 if videos.dtype == torch.uint8 else videos
 
-def to_bytes(videos): return videos if videos.dtype == torch.uint8 else ((videos.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
+def to_bytes(videos):
+    "Videos as bytes"
+    return videos if videos.dtype == torch.uint8 else ((videos.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
 
 KERNELS = {'bilinear': dict(mode='bilinear'), 'corners': dict(mode='bilinear', align_corners=True),        # the authors' for DTFVD
            'antialias': dict(mode='bilinear', antialias=True), 'bicubic': dict(mode='bicubic'), 'nearest': dict(mode='nearest')}

@@ -155,7 +155,7 @@ def measure(
     for k in sets: add(k, values[k].mean().item(), *bootstrap_interval(values[k]), true)
     return out
 
-# %% ../nbs/17_protocol.ipynb #c996617c
+# %% ../nbs/17_protocol.ipynb #8c50932e
 def find_run(run='', dataset='iper', preset='quick', seed=0, data_dir='') -> Run:
     "A finished run by name or path, or by what it was trained on; `Problem` naming those that exist"
     name = run or run_name(dataset, preset, seed, real=bool(data_dir)); path = Path(name) if '/' in name else RUNS/name
@@ -169,7 +169,9 @@ LABELS = {'': 'ours', 'cinn': 'ours w/o cINN', 'x0': 'ours w/o x0', 'adain': 'ou
 
 COST = {'DTFVD-drawn': 1, 'DTI3D-drawn MSE x1000': 2, 'FID-EffLite0': 3, 'EffLite0 MSE': 4, 'EffLite0 cosine': 5, 'ST-LPIPS': 6}      # order of showing
 
-def in_order(nets): return sorted(nets, key=lambda n: COST.get(n, 9))
+def in_order(nets):
+    "Names of metrics, cheap ones first"
+    return sorted(nets, key=lambda n: COST.get(n, 9))
 
 def score_table(records):
     "The scores as Markdown: a row a metric, a column a system; the interval below the value"
