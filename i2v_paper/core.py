@@ -468,7 +468,7 @@ def train_stage(
     if k < steps: bar.show(f'{stage:<9} {k:>5}/{steps}  stopped early, done in {clock(time.monotonic() - begun)}')
     bar.close(); checkpoint(k)
     with atomic(final) as tmp: save_file(pack({n: modules[n] for n in keep or modules}, {}), tmp)
-    half.unlink(missing_ok=True); run.note(steps={stage: k})
+    half.unlink(missing_ok=True); run.note(steps={stage: k}, commits={stage: run.record.get('provenance', {}).get('commit')})     # of the code that ended it
     return log
 
 # %% ../nbs/00_core.ipynb #aeebf895

@@ -166,7 +166,7 @@ def load_backbone(
     net.card = card
     return net.requires_grad_(False).eval()
 
-# %% ../nbs/15b_dtfvd.ipynb #7fb57fbb
+# %% ../nbs/15b_dtfvd.ipynb #212c5657
 def ship_backbone(run, card, figure, curves, rows=(), weight=None, where=ROOT/'figures', weights=WEIGHTS_FOLDER) -> list:
     "Copies a finished backbone into the package, its figures and numbers into `figures/`; returns the files"
     name = f'dtfvd-drawn-{card["frames"]}' if card['trained_on'].startswith('drawn') else f'dtfvd-{card["frames"]}'
@@ -175,7 +175,7 @@ def ship_backbone(run, card, figure, curves, rows=(), weight=None, where=ROOT/'f
     with atomic(made[0]) as tmp: shutil.copyfile(run.path/card['file'], tmp)
     write_json(made[1], card | dict(name=name, file=made[0].name) | source)
     for fig, file in ((figure, made[2]), (curves, made[3])): fig.savefig(file, dpi=110)
-    entry = {k: card[k] for k in ('test_accuracy', 'train_accuracy', 'train_accuracy_dropout', 'dominant_rows', 'n_test', 'frames', 'size', 'width', 'preset', 'seed', 'minutes', 'cpu', 'sha256')} | source
+    entry = {k: card[k] for k in ('test_accuracy', 'train_accuracy', 'train_accuracy_dropout', 'train_accuracy_logged', 'dominant_rows', 'n_test', 'frames', 'size', 'width', 'preset', 'seed', 'minutes', 'cpu', 'sha256')} | source
     merge_json(where/'results.json', backbones={name: entry | dict(responses=[[a, b, {k: round(v, 4) for k, v in d.items()}] for a, b, d in rows], emphasis=weight)})
     merge_json(where/'sources.json', **{f.name: source for f in made[2:]})
     return made
