@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIDEOS', 'LONG', 'PUSHES', 'machine', 'bench', 'short', 'row_of', 'bench_table', 'bench_chart', 'Verdict', 'verdict',
            'chosen_standins', 'drawing_rows', 'write_film', 'write_records', 'sample_files', 'decoding_rows',
-           'reading_rows', 'open_bench', 'keep']
+           'reading_rows', 'textbook_frechet', 'frechet_rows', 'open_bench', 'keep']
 
 # %% ../nbs/23_bench.ipynb #912c94f8
 import time
@@ -19,11 +19,13 @@ from tempfile import TemporaryDirectory
 import av
 import numpy as np
 from PIL import Image
+from scipy.linalg import sqrtm
 from tfrecord.writer import TFRecordWriter
 from . import standins
 from .core import DATASETS, RUNS, Problem, Progress, Run, nearest, provenance, write_json
 from .data import load_clips
 from .formats import BOX_LOW, BOX_SPAN, CAMERAS, Film, Pictures, Records
+from .metrics import frechet
 from .show import COLORS, Sheet, style, table
 
 # %% ../nbs/23_bench.ipynb #d1bf92b7
@@ -39,11 +41,13 @@ def bench(name: str,         # of the row
           seconds: float = 1.,   # go on for so long, and for three calls at least
           group: str = '',   # rows of a group have one colour
           unit: str = 'clips',
+          calls: int = 3,    # at least; 1: once and without warming up, for what takes long
           ) -> dict:
     "One row: `fn` is called once to warm up, then again and again; times of a call in seconds, and units a second"
     if not seconds > 0: raise Problem(f'seconds = {seconds!r}: a row takes some time\ntry -p seconds 1.0')
-    fn(); times = []
-    while len(times) < 3 or sum(times) < seconds:
+    if calls > 1: fn()
+    times = []
+    while len(times) < calls or calls > 1 and sum(times) < seconds:
         start = time.perf_counter(); fn(); times.append(time.perf_counter() - start)
     return dict(name=name, group=group, n=n, unit=unit, repeats=len(times), best=min(times), median=median(times), rate=n/min(times), machine=machine())
 
@@ -170,6 +174,20 @@ def reading_rows(folder, seconds=1., sizes=(64, 128), frames=17, batch=8) -> lis
         picks = np.random.default_rng(0).permutation(len(clips)); picks = picks[:len(picks)//batch*batch].reshape(-1, batch)
         for name, read in dict(bytes=lambda k, p: clips.video[p], floats=lambda k, p: clips.batch(p), augmented=lambda k, p: wide.batch(p, every, k, (.3, .3, .3, .15))).items():
             rows.append(bench(f'read {size} px, {name}', lambda: [read(k, p) for k, p in enumerate(picks)], picks.size, seconds, 'reading')); bar.update(len(rows))
+    return rows
+
+# %% ../nbs/23_bench.ipynb #29a95eb0
+def textbook_frechet(a, b):
+    "The Fréchet distance by `scipy.linalg.sqrtm` of the product of the covariances of features (n, d)"
+    A, B = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(A) + np.trace(B) - 2*np.trace(sqrtm(A @ B)).real
+
+def frechet_rows(seconds=1., n=100, d=2048) -> list:
+    "Distances a second by singular values, as in `metrics`, and by the matrix square root; `Problem` if they disagree"
+    rng = np.random.default_rng(0); a, b = (rng.standard_normal((n, d)) + .1*k for k in (0, 1)); got = {}
+    rows = [bench('singular values', lambda: got.update(ours=frechet(a, b)), 1, seconds, 'Fréchet', 'distances'),
+            bench('matrix square root', lambda: got.update(textbook=textbook_frechet(a, b)), 1, seconds, 'Fréchet', 'distances', calls=1)]
+    if abs(got['ours']/got['textbook'] - 1) > 1e-3: raise Problem(f'the two distances are {got["ours"]:.6g} and {got["textbook"]:.6g}\none of them is wrong: check the version of scipy')
     return rows
 
 # %% ../nbs/23_bench.ipynb #b82fb8fe
