@@ -232,7 +232,7 @@ def metric(name) -> Metric:
     if name not in METRICS: raise Problem(f'there is no metric {name!r}: {nearest(name, METRICS)}')
     return METRICS[name]
 
-# %% ../nbs/16_metrics.ipynb #461b9027
+# %% ../nbs/16_metrics.ipynb #cd696f25
 def _blurred(X): return blurred(X.flatten(0, 1), 1.).unflatten(0, X.shape[:2])
 def _noisy(X): return (X + .15*torch.randn(X[:, :1].shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
 def _pale(X): return (X.mean(2, keepdim=True) + X)/2
@@ -254,6 +254,6 @@ def responses(nets, real, other):
     return rows
 
 def emphasis(rows) -> dict:
-    "By network: mean excess over the floor under distortions of dynamics, divided by that under distortions of appearance"
-    floor = rows[0][2]; mean = lambda k, kind: np.mean([r[2][k] - floor[k] for r in rows if r[1] == kind])
-    return {k: mean(k, 'dynamics')/mean(k, 'appearance') for k in floor}
+    "By network: the part of its response (mean excess over the floor) that distortions of dynamics call forth, 0 to 1"
+    floor = rows[0][2]; mean = lambda k, kind: max(np.mean([r[2][k] - floor[k] for r in rows if r[1] == kind]), 0.)
+    return {k: mean(k, 'dynamics')/max(mean(k, 'dynamics') + mean(k, 'appearance'), 1e-12) for k in floor}

@@ -25,7 +25,7 @@ def command(runs, *args):
 @pytest.fixture(scope='module')
 def measured(tmp_path_factory):
     runs, before = tmp_path_factory.mktemp('runs'), BENCHMARK.read_bytes()
-    status, out, err = command(runs, '-p', 'seconds', '0.01', '-p', 'standins', 'dtdb')
+    status, out, err = command(runs, '-p', 'what', 'data', '-p', 'seconds', '0.01', '-p', 'standins', 'dtdb')
     assert status == 0, err
     assert BENCHMARK.read_bytes() == before, 'the notebook was written over'
     return runs, out, err
