@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'WEIGHTS_FOLDER', 'BackboneSettings', 'backbone_settings', 'classes_of', 'classify', 'accuracy',
            'train_backbone', 'confusion', 'dominant', 'plot_confusion', 'plot_curves', 'sha256', 'save_backbone',
-           'load_backbone', 'ship_backbone']
+           'load_backbone', 'wilson', 'accuracy_scores', 'ship_backbone']
 
 # %% ../nbs/15b_dtfvd.ipynb #260cf69e
 import hashlib, json, math, shutil
@@ -166,7 +166,19 @@ def load_backbone(
     net.card = card
     return net.requires_grad_(False).eval()
 
-# %% ../nbs/15b_dtfvd.ipynb #212c5657
+# %% ../nbs/15b_dtfvd.ipynb #6a0df868
+def wilson(p, n, z=1.96):
+    "95 % interval of a proportion p of n trials"
+    middle, half = (p + z*z/2/n)/(1 + z*z/n), z*math.sqrt(p*(1 - p)/n + z*z/4/n/n)/(1 + z*z/n)
+    return middle - half, middle + half
+
+def accuracy_scores(card, run, drawn) -> list:
+    "The accuracies of a card as score records, per cent, for the table of C.3"
+    tells = dict(floor=100/card['n_classes'], frames=card['frames'], size=card['size'], backbone=f'I3D, {card["width"]:g} of the width', sha256=card['sha256'][:8], seed=card['seed'], system='ours',
+                 dataset='dtdb', preset=card['preset'], data='drawn stand-in' if drawn else 'real clips', run=run, interval='Wilson', command=f'papermill nbs/dtfvd.ipynb -p preset {card["preset"]} -p frames {card["frames"]}')
+    rows = (('accuracy, training', card['train_accuracy_logged'], card['n_logged']), ('accuracy, test', card['test_accuracy'], card['n_test']))
+    return [dict(metric=m, value=100*p, n=n, low=100*wilson(p, n)[0], high=100*wilson(p, n)[1], **tells) for m, p, n in rows]
+
 def ship_backbone(run, card, figure, curves, rows=(), weight=None, where=ROOT/'figures', weights=WEIGHTS_FOLDER) -> list:
     "Copies a finished backbone into the package, its figures and numbers into `figures/`; returns the files"
     name = f'dtfvd-drawn-{card["frames"]}' if card['trained_on'].startswith('drawn') else f'dtfvd-{card["frames"]}'
