@@ -105,7 +105,7 @@ def train_backbone(
     train_stage(run, 'backbone', s.steps, dict(net=net), dict(opt=opt), step, seed, log_every=1)
     return net.requires_grad_(False).eval()
 
-# %% ../nbs/15b_dtfvd.ipynb #49f18db5
+# %% ../nbs/15b_dtfvd.ipynb #2af382dd
 def confusion(scores, labels):
     "Counts (classes, classes): rows are true, columns predicted"
     n = scores.shape[1]; m = torch.zeros(n, n, dtype=torch.long)
@@ -119,7 +119,7 @@ def dominant(m) -> float:
 def plot_confusion(m, names, title=''):
     "Fig. 2 of the supplement: the rows of a confusion matrix as percentages"
     share = 100*m/m.sum(1, keepdim=True).clamp_min(1)
-    fig, ax = plt.subplots(figsize=(6.6, 5.6)); ax.imshow(share, cmap='Blues', vmin=0, vmax=100)
+    fig, ax = plt.subplots(figsize=(6.6, 5.6)); ax.imshow(share, cmap='Blues', vmin=0, vmax=100, interpolation='nearest')
     for i, j in torch.nonzero(share >= 1): ax.text(j, i, f'{share[i, j]:.0f}', ha='center', va='center', fontsize=6, color='white' if share[i, j] > 55 else 'black')
     labels = [n.replace('_', ' ').replace('Underconstrained', 'Underc.').replace('Superimposed', 'Superimp.') for n in names]
     ax.set_xticks(range(len(m)), labels, rotation=90, fontsize=7); ax.set_yticks(range(len(m)), labels, fontsize=7)
