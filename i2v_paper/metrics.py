@@ -232,7 +232,7 @@ def metric(name) -> Metric:
     if name not in METRICS: raise Problem(f'there is no metric {name!r}: {nearest(name, METRICS)}')
     return METRICS[name]
 
-# %% ../nbs/16_metrics.ipynb #cd696f25
+# %% ../nbs/16_metrics.ipynb #55dcfe58
 def _blurred(X): return blurred(X.flatten(0, 1), 1.).unflatten(0, X.shape[:2])
 def _noisy(X): return (X + .15*torch.randn(X[:, :1].shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
 def _pale(X): return (X.mean(2, keepdim=True) + X)/2
@@ -244,16 +244,15 @@ DISTORTIONS = {      # name -> kind, function of clips of 2T frames in [-1, 1], 
     'blurred': ('appearance', lambda X: _blurred(X[:, :X.shape[1]//2])), 'noisy': ('appearance', lambda X: _noisy(X[:, :X.shape[1]//2])),
     'low contrast': ('appearance', lambda X: .7*X[:, :X.shape[1]//2]), 'pale': ('appearance', lambda X: _pale(X[:, :X.shape[1]//2]))}
 
-def responses(nets, real, other):
-    "Rows (distortion, kind, {name: Fréchet distance of distorted `other` from `real`}); `real` (N, T, ...), `other` (M, 2T, ...); the first row is the floor"
-    flat = lambda net, V: net.features(V).flatten(0, -2)
-    base, T = {k: flat(net, real) for k, net in nets.items()}, real.shape[1]
-    rows = [('none', 'floor', {k: frechet(base[k], flat(net, other[:, :T])) for k, net in nets.items()})]
+def responses(nets, clips):
+    "Rows (distortion, kind, {name: Fréchet distance of distorted clips from the same clips as they are}) of clips (N, 2T, ...)"
+    flat, T = lambda net, V: net.features(V).flatten(0, -2), clips.shape[1]//2
+    base, rows = {k: flat(net, clips[:, :T]) for k, net in nets.items()}, []
     for name, (kind, f) in DISTORTIONS.items():
-        X = f(to_float(other)); rows.append((name, kind, {k: frechet(base[k], flat(net, X)) for k, net in nets.items()}))
+        X = f(to_float(clips)); rows.append((name, kind, {k: frechet(base[k], flat(net, X)) for k, net in nets.items()}))
     return rows
 
 def emphasis(rows) -> dict:
-    "By network: the part of its response (mean excess over the floor) that distortions of dynamics call forth, 0 to 1"
-    floor = rows[0][2]; mean = lambda k, kind: max(np.mean([r[2][k] - floor[k] for r in rows if r[1] == kind]), 0.)
-    return {k: mean(k, 'dynamics')/max(mean(k, 'dynamics') + mean(k, 'appearance'), 1e-12) for k in floor}
+    "By network: the part of its mean response that distortions of dynamics call forth, 0 to 1"
+    mean = lambda k, kind: np.mean([r[2][k] for r in rows if r[1] == kind])
+    return {k: mean(k, 'dynamics')/(mean(k, 'dynamics') + mean(k, 'appearance')) for k in rows[0][2]}
