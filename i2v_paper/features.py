@@ -242,10 +242,10 @@ class PerceptualDistance(nn.Module):
                  size=None      # resize the frames to size x size first
                 ):
         super().__init__(); self.net, self.layers, self.size = net, layers, size
-    def forward(self, a, b):
-        fa, fb = (self.net(resize(v, self.size), self.layers) for v in (a, b))
-        heads = self.net.heads or [1/len(fa)]*len(fa)
-        return sum((w*(unit(u) - unit(v)).square()).sum(1).mean((1, 2)) for w, u, v in zip(heads, fa, fb))   # (feature distance)
+    def maps(self, frames): return [unit(m) for m in self.net(resize(frames, self.size), self.layers)]
+    def between(self, fa, fb):   # what `maps` gave, twice
+        return sum((w*(u - v).square()).sum(1).mean((1, 2)) for w, u, v in zip(self.net.heads or [1/len(fa)]*len(fa), fa, fb))   # (feature distance)
+    def forward(self, a, b): return self.between(self.maps(a), self.maps(b))
 
 # %% ../nbs/07_features.ipynb #241744cf
 def lpips(path=None, heads=None):   # checkpoints of trunk and heads, if they are not where `locate` looks

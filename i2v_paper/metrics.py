@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KERNELS', 'VIDEO_WEIGHTS', 'BACKBONES', 'METRICS', 'DISTORTIONS', 'frechet', 'check_videos', 'to_float', 'to_bytes',
            'resized', 'tiled', 'distinct', 'Backbone', 'find_weights', 'backbone', 'jackknife_interval',
-           'bootstrap_interval', 'clip_distance', 'pair_mse', 'pair_cosine', 'map_diversity', 'Metric', 'metric',
-           'responses', 'emphasis']
+           'bootstrap_interval', 'clip_distances', 'clip_distance', 'pair_mse', 'pair_cosine', 'map_diversity',
+           'Metric', 'metric', 'responses', 'emphasis']
 
 # %% ../nbs/16_metrics.ipynb #54db9afb
 import hashlib
@@ -74,7 +74,7 @@ def tiled(X, frames):
     T = X.shape[1]
     return X if frames is None or T >= frames else X[:, torch.arange(frames) % T]
 
-# %% ../nbs/16_metrics.ipynb #04d68139
+# %% ../nbs/16_metrics.ipynb #4bd137de
 def distinct(clips):
     "Indices of the different ones among clips (N, ...), and for each clip which of them it is"
     seen, which, back = {}, [], []
@@ -102,22 +102,24 @@ class Backbone:
 
     @torch.no_grad()
     def features(self, videos, batch=16, cache=None):
-        "(N, d), or (N, T, d) of image networks; equal clips are computed once. Kept in the folder `cache`, under the content of the videos"
+        "(N, d), or (N, T, d) of image networks; equal clips (frames) are computed once. Kept in the folder `cache`, under the content of the videos"
         videos = check_videos(videos).cpu()
         if cache is not None:
             key = hashlib.sha256(repr((self.name, self.sha256, self.size, self.kernel, self.frames, tuple(videos.shape), str(videos.dtype))).encode() + videos.contiguous().numpy().tobytes()).hexdigest()
             file = Path(cache)/f'{key[:32]}.npy'
             if file.exists(): return torch.from_numpy(np.load(file))
-        out, (which, back) = [], distinct(videos)
-        for chunk in videos[which].split(batch):
+        many = videos.flatten(0, 1)[:, None] if self.each_frame else videos            # an image network's clips are single frames
+        out, (which, back) = [], distinct(many)
+        for chunk in many[which].split(batch*(videos.shape[1] if self.each_frame else 1)):
             X = tiled(resized(to_float(chunk).to(self.device), self.size, self.kernel), self.frames)
-            out.append((self.net(X.flatten(0, 1)).unflatten(0, X.shape[:2]) if self.each_frame else self.net(X)).float().cpu())
+            out.append((self.net(X[:, 0]) if self.each_frame else self.net(X)).float().cpu())
         f = torch.cat(out)[back]
+        if self.each_frame: f = f.unflatten(0, videos.shape[:2])
         if cache is not None:
             with atomic(file) as tmp, open(tmp, 'wb') as h: np.save(h, f.numpy())
         return f
 
-# %% ../nbs/16_metrics.ipynb #9bc3e6f0
+# %% ../nbs/16_metrics.ipynb #51003a00
 VIDEO_WEIGHTS = {       # beyond those of `features.WEIGHTS`
     'i3d-kinetics': Weights('i3d_torchscript.pt', 'bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2', '51 MB', 'Apache-2.0 (TF-hub)', 'Kinetics-400',
                             url='https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1'),
@@ -151,7 +153,7 @@ def backbone(name, path=None, device='cpu') -> Backbone:
         return Backbone(name, net, 400, 'logits, mean over time', w.trained_on, w.licence, w.sha256, device=device)
     if name == 'efflite0':
         net, w = feature_net(name, path).to(device), WEIGHTS[name]
-        return Backbone(name, net.pooled, 1280, 'before the classifier', w.trained_on, w.licence, w.sha256, 96, each_frame=True, device=device)
+        return Backbone(name, net.pooled, 1280, 'before the classifier', w.trained_on, w.licence, w.sha256, 64, each_frame=True, device=device)
     if name == 'inception':
         from i2v_paper.inception import inception_fid
         net = inception_fid(path).to(device)
@@ -174,26 +176,36 @@ def bootstrap_interval(values, repeats=1000, seed=0):
     means = v[rng.integers(len(v), size=(repeats, len(v)))].mean(1)
     return tuple(np.percentile(means, (2.5, 97.5)))
 
-# %% ../nbs/16_metrics.ipynb #b37d6e87
+# %% ../nbs/16_metrics.ipynb #aec3f26e
 @torch.no_grad()
-def clip_distance(distance, real, fake, batch=8, device='cpu'):
-    "Mean frame distance of each clip, (N,), by a `PerceptualDistance`; frame t is compared with frame t"
-    real, fake = check_videos(real), check_videos(fake)
-    if real.shape != fake.shape: raise Problem(f'real clips are {tuple(real.shape)}, generated ones {tuple(fake.shape)}: frames are compared one by one\ncut both to the same frames')
-    return torch.cat([distance(to_float(r).to(device).flatten(0, 1), to_float(f).to(device).flatten(0, 1)).cpu().unflatten(0, r.shape[:2]).mean(1)
-                      for r, f in zip(real.split(batch), fake.split(batch))])
+def clip_distances(distance, real, others, batch=8, device='cpu'):
+    "Mean frame distance of each clip of `real` from its counterpart in each of the sets `others`, name -> (N,), by a `PerceptualDistance`; frame t is compared with frame t"
+    real, others = check_videos(real), {k: check_videos(v) for k, v in others.items()}; out = {k: [] for k in others}
+    for k, v in others.items():
+        if real.shape != v.shape: raise Problem(f'real clips are {tuple(real.shape)}, generated ones {tuple(v.shape)}: frames are compared one by one\ncut both to the same frames')
+    def maps(X):                                                          # equal frames are computed once
+        frames = X.flatten(0, 1); which, back = distinct(frames)
+        return [m[back] for m in distance.maps(to_float(frames[which]).to(device))]
+    for i in range(0, len(real), batch):
+        r = maps(real[i:i + batch])
+        for k, v in others.items(): out[k].append(distance.between(r, maps(v[i:i + batch])).cpu().unflatten(0, (-1, real.shape[1])).mean(1))
+    return {k: torch.cat(v) for k, v in out.items()}
 
-# %% ../nbs/16_metrics.ipynb #fd6e1ee6
+def clip_distance(distance, real, fake, **options):
+    "Mean frame distance of each clip, (N,): `clip_distances` of one set"
+    return clip_distances(distance, real, {'fake': fake}, **options)['fake']
+
+# %% ../nbs/16_metrics.ipynb #588c819e
 def pair_mse(f):
     "Mean squared difference over ordered pairs of futures: (N, n, ...) -> (N,), the mean over all further axes (supplement C.1)"
     if f.shape[1] < 2: raise Problem('one future has no pair: diversity needs n_futures of 2 or more')
-    f = f.double(); dev = (f - f[:, :1]); dev = dev - dev.mean(1, keepdim=True)              # exactly 0 for equal futures
+    dev = f - f[:, :1]; dev = dev - dev.mean(1, keepdim=True)                                # exactly 0 for equal futures
     return (2/(f.shape[1] - 1)*dev.square().sum(1)).flatten(1).mean(1)                        # (pairs)
 
 def pair_cosine(f, dim=-1):
     "Mean of 1 - cos over ordered pairs of futures, angles between vectors along `dim`, counted from the end: (N, n, ...) -> (N,)"
     if f.shape[1] < 2: raise Problem('one future has no pair: diversity needs n_futures of 2 or more')
-    f, n = f.double(), f.shape[1]; u = f/f.norm(dim=dim, keepdim=True).clamp_min(1e-12)
+    n, u = f.shape[1], f/f.norm(dim=dim, keepdim=True).clamp_min(1e-12)
     half = [(u[:, i] - u[:, j]).square().sum(dim)/2 for i in range(n) for j in range(i)]      # 1 - cos = |u - v|^2 / 2
     return torch.stack([h.reshape(len(h), -1).mean(1) for h in half], 1).mean(1)
 

@@ -6,9 +6,9 @@
 __all__ = ['PROTOCOLS', 'LABELS', 'COST', 'Protocol', 'protocol_of', 'compared', 'Material', 'gather', 'network', 'choose',
            'measure', 'find_run', 'in_order', 'score_table', 'keep_scores', 'evaluation_plan', 'show_material']
 
-# %% ../nbs/17_protocol.ipynb #df0fa85d
+# %% ../nbs/17_protocol.ipynb #69da08e1
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from .control import true_eta
 from .core import RUNS, Problem, Progress, Run, nearest, run_name, write_json
 from .data import load_clips
 from .features import WEIGHTS, PerceptualDistance, feature_net, lpips
-from .metrics import METRICS, VIDEO_WEIGHTS, backbone, bootstrap_interval, clip_distance, frechet, jackknife_interval, map_diversity, metric, pair_mse, to_bytes, to_float
+from .metrics import METRICS, VIDEO_WEIGHTS, backbone, bootstrap_interval, clip_distances, frechet, jackknife_interval, map_diversity, metric, pair_mse, to_bytes, to_float
 from .show import contact_sheet, table
 from .sources import EVALUATION
 from .standins import TEST_SEED, find_standin
@@ -46,7 +46,7 @@ def compared(x0, X, p, offset=False):
     V = torch.cat([x0[:, None], X], 1) if p.with_x0 else X
     return V[:, :V.shape[1] - p.drop]
 
-# %% ../nbs/17_protocol.ipynb #da702ac6
+# %% ../nbs/17_protocol.ipynb #df0bc931
 @dataclass
 class Material:
     "The sets of clips that scores compare, bytes; F frames each"
@@ -59,6 +59,7 @@ class Material:
     drawn: bool
     seed: int
     notes: list
+    seen: dict = field(default_factory=dict, repr=False)      # maps' diversities, which two metrics share
 
 def _spread_out(n, of): return np.linspace(0, of - 1, min(n, of)).round().astype(int)
 
@@ -125,7 +126,7 @@ def choose(names, folder=None, device='cpu', frames=16):
             left.append((name, str(e)))
     return nets, left
 
-# %% ../nbs/17_protocol.ipynb #08c02a27
+# %% ../nbs/17_protocol.ipynb #e0932e4e
 def measure(
     name: str,             # a row of METRICS
     m: Material,
@@ -148,14 +149,17 @@ def measure(
         floor = frechet(flat(f['real']), flat(f['other']))
         for k in sets: add(k, frechet(flat(f['real']), flat(f[k])), *jackknife_interval(f['real'], f[k], groups=8 if net.each_frame else 20), floor)
         return out
-    if row.kind == 'distance': values = {k: clip_distance(net, m.real, v[:, 0]).double() for k, v in sets.items()}
-    elif row.kind == 'diversity': values = {k: row.scale*pair_mse(net.features(v.flatten(0, 1), cache=cache).unflatten(0, (N, n))) for k, v in sets.items()}
-    else: values = {k: map_diversity(net, v)[row.how == 'cosine'].double() for k, v in sets.items()}
+    if row.kind == 'distance': values = clip_distances(net, m.real, {k: v[:, 0] for k, v in sets.items()})
+    elif row.kind == 'diversity': values = {k: row.scale*pair_mse(net.features(v.flatten(0, 1), cache=cache).double().unflatten(0, (N, n))) for k, v in sets.items()}
+    else:                                                                       # MSE and cosine come from the same maps
+        key = tells['sha256'], tuple(sets)
+        if key not in m.seen: m.seen[key] = {k: map_diversity(net, v) for k, v in sets.items()}
+        values = {k: v[row.how == 'cosine'] for k, v in m.seen[key].items()}
     true = values['true futures'].mean().item() if 'true futures' in values else None
     for k in sets: add(k, values[k].mean().item(), *bootstrap_interval(values[k]), true)
     return out
 
-# %% ../nbs/17_protocol.ipynb #8c50932e
+# %% ../nbs/17_protocol.ipynb #11a4c890
 def find_run(run='', dataset='iper', preset='quick', seed=0, data_dir='') -> Run:
     "A finished run by name or path, or by what it was trained on; `Problem` naming those that exist"
     name = run or run_name(dataset, preset, seed, real=bool(data_dir)); path = Path(name) if '/' in name else RUNS/name
@@ -184,7 +188,7 @@ def score_table(records):
         rows.append([name, {'lower': '↓', 'higher': '↑'}[METRICS[name].better], *(cell(mine.get(k)) for k in systems), floor, f'{any_["n"]} clips, {any_["frames"]} frames'])
     return table(rows, ['metric', '', *systems, 'real against real', 'n'])
 
-def keep_scores(run: Run, records, **context):
+def keep_scores(run: Run, records, /, **context):
     "Adds records to the `scores` of a run's metrics.json; older ones of the same metric and system are replaced"
     file = run.path/'metrics.json'; old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
     fresh = {(r['metric'], r['system']) for r in records}
@@ -200,7 +204,7 @@ def evaluation_plan(run, s, nets, left, n_clips, n_futures, data_dir='', device=
                   ('compared', f'{p.words}: {T} frames, {s.size} x {s.size} pixels'), ('metrics', ', '.join(in_order(nets)) or 'none'),
                   ('left out', ', '.join(n for n, _ in left) + ' (why: last cell)' if left else 'none'), ('device', f'{device}, {torch.get_num_threads()} threads')], ['', ' '])
 
-def show_material(m, n=8, frame=-1):
+def show_material(m, n=8, frame=-1, scale=None):
     "Last frames of the sets of clips, a row a set"
     rows = {'real': m.real, 'future': m.futures[:, 0], 'another future': m.futures[:, -1]} | ({'true future': m.true[:, 0]} if m.true is not None else {}) | {'other real': m.other}
-    return contact_sheet(torch.cat([v[:n] for v in rows.values()]), min(n, len(m.real)), frame, captions=[k for k, v in rows.items() for _ in v[:n]])
+    return contact_sheet(torch.cat([v[:n] for v in rows.values()]), min(n, len(m.real)), frame, scale, captions=[k for k, v in rows.items() for _ in v[:n]])

@@ -53,7 +53,7 @@ def test_frechet_of_gaussians_approaches_the_closed_form():
 
 
 def test_diversity_agrees_with_loops_in_float64():
-    f = torch.randn(2, 5, 3, 7, generator=torch.Generator().manual_seed(0))
+    f = torch.randn(2, 5, 3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for i in range(2):
         pairs = [(f[i, a].double(), f[i, b].double()) for a in range(5) for b in range(5) if a != b]
         mse = sum(float(((u - v)**2).sum()/21) for u, v in pairs)/20
