@@ -16,6 +16,7 @@ from .arm import HIGH, LOW
 from .cinn import DIRECTION_BINS, ENDPOINT_BINS, one_hot_bins
 from .core import Problem, nearest
 from .formats import BOX_LOW, BOX_SPAN
+from .standins import measure_wind
 
 # %% ../nbs/13a_control.ipynb #427188ce
 class Control(NamedTuple):

@@ -12,6 +12,7 @@ __all__ = ['CHUNK', 'SEEDS', 'WINDOWS', 'YIQ', 'MIRRORS', 'DRAWN_MIRRORS', 'Wind
 import ast, errno, inspect, re, shutil, time
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, worker
     "`n` drawn clips as `Windows`, their factors and fingerprint; files that exist are not drawn again"
     if name not in (drawn := {*STANDINS, *MODULES}):
         raise Problem(f'{name} has no drawn stand-in: give data_dir, the folder of the real clips\nexpected {LAYOUTS[name].expected}\ndrawn are {", ".join(sorted(drawn))}')
-    painter = inspect.getmodule(find_standin(name).paint) or standins
+    painter = import_module(f'i2v_paper.{MODULES.get(name, "standins")}')
     version = code_hash('\n'.join(map(inspect.getsource, dict.fromkeys([standins, painter]))))      # what all stand-ins share, and its own module
     folder = Path(cache)/f'{name}-{n_frames}x{size}-{version}'
     first = SEEDS[split]
