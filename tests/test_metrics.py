@@ -63,9 +63,10 @@ def test_diversity_agrees_with_loops_in_float64():
 
 @pytest.mark.parametrize('spoil, levels', [(blur, (.5, 1., 2.)), (noise, (.1, .3, .8)), (shuffle, (.3, .6, 1.))])
 def test_dtfvd_grows_with_distortion(clips, spoil, levels):
+    "The same clips, spoilt and not: at this n the distance between different clips (about 7) would hide a weak blur"
     net = backbone('dtfvd-drawn-16'); real = net.features(clips[:96])
-    d = [frechet(real, net.features(clips[96:]))] + [frechet(real, net.features(spoil(clips[96:], l))) for l in levels]
-    assert all(a < b for a, b in zip(d, d[1:])), d
+    d = [frechet(real, net.features(spoil(clips[:96], l))) for l in levels]
+    assert d[0] > 1e-6 and all(a < b for a, b in zip(d, d[1:])), d
 
 
 @pytest.mark.parametrize('spoil, levels', [(blur, (.5, 1., 2.)), (noise, (.1, .3, .8))])
