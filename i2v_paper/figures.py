@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'SIDE', 'SPACED', 'SYSTEMS', 'WINDS', 'ARROWS', 'FAILURES', 'FIGURES', 'Plate', 'enlarge', 'arrow', 'ring',
-           'pages', 'save_film', 'captioned', 'sheet_of', 'grid', 'Ask', 'named', 'training', 'trained', 'spread_out',
-           'after', 'futures', 'samples', 'diversity', 'others', 'comparison', 'true_long', 'longer', 'end_rings',
-           'endpoint', 'told_winds', 'direction', 'speeds', 'redirection', 'transfer', 'hard_ones', 'errors',
-           'compare_groups', 'plot_groups', 'failures', 'stacked', 'decoder_figure', 'backbone_figure',
-           'confusion_figure', 'curves_figure', 'paper_samples', 'paper_endpoint', 'paper_direction', 'Figure',
-           'figure', 'place_of', 'write_figure', 'write_figures', 'gallery', 'open_figures']
+           'pages', 'save_film', 'stacked', 'captioned', 'in_few_colours', 'sheet_of', 'grid', 'Ask', 'named',
+           'training', 'trained', 'spread_out', 'after', 'futures', 'samples', 'diversity', 'others', 'comparison',
+           'true_long', 'longer', 'end_rings', 'endpoint', 'told_winds', 'direction', 'speeds', 'redirection',
+           'transfer', 'hard_ones', 'errors', 'over_groups', 'compare_groups', 'plot_groups', 'failures',
+           'decoder_figure', 'backbone_figure', 'confusion_figure', 'curves_figure', 'paper_samples', 'paper_endpoint',
+           'paper_direction', 'Figure', 'figure', 'place_of', 'write_figure', 'write_figures', 'write_gallery',
+           'gallery', 'open_figures']
 
 # %% ../nbs/18a_figures.ipynb #4fd4e7e5
 import io, json, math, shutil, textwrap
@@ -28,9 +29,9 @@ from .control import eta, factor_values, find_wind, true_eta
 from .core import PRESETS, ROOT, RUNS, Log, Problem, Run, atomic, command_of, merge_json, nearest, provenance, run_name, settings
 from .data import Clips, load_clips
 from .decoder import draw_decoder
-from .dtfvd import plot_confusion, plot_curves
+from .dtfvd import backbone_settings, plot_confusion, plot_curves
 from .obedience import over_starts
-from .show import COLORS, Sheet, contact_sheet, filmstrip, light, motion_energy, style, table, to_uint8
+from .show import COLORS, Sheet, contact_sheet, filmstrip, motion_energy, style, table, to_uint8
 from .standins import TEST_SEED, find_standin
 from .synthesis import I2V, load_run
 from .video import build_video
@@ -116,27 +117,41 @@ def save_film(plate, path, fps=8, cycles=2, limit=LIMIT) -> Path:
     return path
 
 # %% ../nbs/18a_figures.ipynb #20efc668
-def captioned(picture, caption: str, width=110):
+def stacked(*pictures):
+    "Figures and Pillow images one below the other"
+    parts = []
+    for p in pictures:
+        if not isinstance(p, Image.Image): p.savefig(out := io.BytesIO(), format='png', dpi=88); p = Image.open(out)
+        parts.append(p.convert('RGB'))
+    page = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white'); y = 0
+    for p in parts: page.paste(p, (0, y)); y += p.height
+    return page
+
+def captioned(picture, caption: str):
     "A figure or picture with its caption below, as a Pillow image"
-    if isinstance(picture, Image.Image): page = picture.convert('RGB')
-    else: picture.savefig(out := io.BytesIO(), format='png', dpi=88); page = Image.open(out).convert('RGB')
-    lines = textwrap.wrap(caption, max(int((page.width - 24)/6.3), 30)); new = Image.new('RGB', (page.width, page.height + 15*len(lines) + 14), 'white'); new.paste(page, (0, 0))
-    for k, line in enumerate(lines): ImageDraw.Draw(new).text((12, page.height + 4 + 15*k), line, '#333333', _font(11))
+    page = stacked(picture); lines = textwrap.wrap(caption, max(int((page.width - 24)/6.1), 30)); new = Image.new('RGB', (page.width, page.height + 15*len(lines) + 20), 'white'); new.paste(page, (0, 6))
+    for k, line in enumerate(lines): ImageDraw.Draw(new).text((12, page.height + 10 + 15*k), line, '#333333', _font(11))
     return new
+
+def in_few_colours(page, n=255):
+    "A Pillow image in n colours, dithered: a sheet of photographs as a PNG of half the size"
+    return page.quantize(palette=page.quantize(n, Image.Quantize.MEDIANCUT), dither=Image.Dither.FLOYDSTEINBERG)
 
 def sheet_of(plate, frames=None):
     "The contact sheet of a plate, a Pillow image: its own still, or a filmstrip of all clips"
     still = plate.still
     if still is None:
-        strips = {' '.join(filter(None, (label, head))): enlarge(c) for label, row in plate.rows.items() for head, c in zip(plate.heads, row) if c is not None and len(c) > 1}
+        strips = {f'{label} {head}': enlarge(c) for label, row in plate.rows.items() if label for head, c in zip(plate.heads, row) if c is not None}      # a row without a label is one of arrows
         still = filmstrip(strips, frames, plate.head)
     return captioned(still, plate.caption)
+
+def _numbers(T, n): return np.unique(np.linspace(1, T, min(n, T)).round().astype(int))      # of n frames after x0
 
 def grid(rows: dict,       # label -> pictures (S, S, 3), bytes, or None
          heads: list, title='', side=1.) -> Sheet:
     "Pictures in rows under heads, None left blank"
     with style():
-        fig = Sheet(figsize=(side*len(heads)*.92 + .5, side*len(rows)*.92 + .55)); axes = fig.subplots(len(rows), len(heads), squeeze=False)
+        fig = Sheet(figsize=(side*len(heads) + .085*max(map(len, rows)) + .1, side*len(rows) + .5)); axes = fig.subplots(len(rows), len(heads), squeeze=False)
         for ax in axes.flat: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
         for row, (label, pictures) in zip(axes, rows.items()):
             row[0].set_ylabel(label, rotation=0, ha='right', va='center')
@@ -161,6 +176,9 @@ class Ask:
     cycles: int = 2; fps: float = 8.
     device: str = 'cpu'
     runs: Path = RUNS
+    def __post_init__(self):
+        for name in ('n_starts', 'n_futures', 'n_clips', 'cycles', 'fps'):
+            if getattr(self, name) <= 0: raise Problem(f'{name} = {getattr(self, name)} shows nothing: give a number above 0')
 
 def named(ask, dataset, variant='') -> Run:
     "The Run that a preset and a seed name, finished or not"
@@ -168,7 +186,7 @@ def named(ask, dataset, variant='') -> Run:
 
 def training(ask, dataset, **more) -> str:
     "The command that trains it"
-    return command_of('train', dict(more, dataset=dataset, preset=ask.preset, seed=ask.seed, data_dir=ask.real and '<folder>'), preset='quick')
+    return command_of('train', dict(dataset=dataset, preset=ask.preset, seed=ask.seed, data_dir=ask.real, **more), preset='quick')
 
 def trained(ask, dataset, control='', n=0):
     "An I2V, n held-out Clips (default: as many as its preset says) and the Run; `Problem` with the command where the run is missing"
@@ -218,7 +236,7 @@ def others(e, ask, clip):
         except Problem as p: left.append(f'{SYSTEMS[key]}: {str(p).splitlines()[0]}'); continue
         k, T = net.n_context, clip.shape[1] - 1; shown = clip[:, :min(k, T)]                           # who has seen all of a clip shows x0 and its own version of the rest
         if k > T: shown = clip[:, :1]
-        X = net.sample(clip[:, :k].to(ask.device), T + 1 - shown.shape[1], 1, ask.seed)[:, 0].cpu(); runs.append(run)
+        X = net.sample(clip[:, :k], T + 1 - shown.shape[1], 1, ask.seed)[:, 0]; runs.append(run)
         found[SYSTEMS[key] + ('' if k == 1 else f', sees {k}' if k <= T else ', sees all')] = torch.cat([shown, X], 1)
     return found, runs, left
 
@@ -310,13 +328,16 @@ def errors(system, clip, n=5, seed=0, device='cpu', chunk=32) -> dict:
         for name, v in dict(reconstruction=mse(system.reconstruct(c)), best=best.values, still=mse(x0[:, None]), which=best.indices).items(): out[name].append(v.cpu())
     return {k: torch.cat(v).numpy() for k, v in out.items()}
 
+def over_groups(values, hard, repeats=500, seed=0) -> dict:
+    "Mean of the hard over mean of the rest, with its 95 % bootstrap interval; each group is drawn from by itself, so that none is ever empty"
+    a, b = np.asarray(values, float)[hard], np.asarray(values, float)[~hard]; rng = np.random.default_rng(seed); again = lambda v: v[rng.integers(len(v), size=len(v))].mean()
+    draws = [again(a)/again(b) for _ in range(repeats)]; return dict(value=float(a.mean()/b.mean()), low=float(np.percentile(draws, 2.5)), high=float(np.percentile(draws, 97.5)), n=len(a) + len(b))
+
 def compare_groups(err, hard) -> dict:
-    "For each error: hard clips, the rest, hard/rest, each with its interval; and the same of errors as a part of that of repeating x0"
-    quotient = lambda v: v[v[:, 2] == 1, 0].mean()/v[v[:, 2] == 1, 1].mean()/(v[v[:, 2] == 0, 0].mean()/v[v[:, 2] == 0, 1].mean())
-    with np.errstate(all='ignore'):
-        part = lambda name, one, which: over_starts(np.stack([err[name][which], one[which]], 1), lambda v: v[:, 0].mean()/v[:, 1].mean())
-        return {name: {'hard': over_starts(err[name][hard]), 'rest': over_starts(err[name][~hard]), 'ratio': over_starts(np.stack([err[name], np.ones(len(hard)), hard], 1), quotient),
-                       'hard, part of still': part(name, err['still'], hard), 'rest, part of still': part(name, err['still'], ~hard)} for name in ('reconstruction', 'best', 'still')}
+    "For each error: hard clips, the rest, hard over rest, each with its interval; and both as a part of the error of repeating x0"
+    part = lambda name, which: over_starts(np.stack([err[name][which], err['still'][which]], 1), lambda v: v[:, 0].mean()/v[:, 1].mean())
+    return {name: {'hard': over_starts(err[name][hard]), 'rest': over_starts(err[name][~hard]), 'ratio': over_groups(err[name], hard), 'hard, part of still': part(name, hard), 'rest, part of still': part(name, ~hard)}
+            for name in ('reconstruction', 'best', 'still')}
 
 def plot_groups(results: dict) -> Sheet:
     "Errors of hard clips and the rest, a panel a data set, with intervals"
@@ -346,15 +367,9 @@ def failures(e, ask, n=5):
         words.append(f'{dataset}, {FAILURES[dataset][1]}, {int(hard.sum())} of {len(hard)} clips: error there over error on the rest (95 % interval) {line("reconstruction", "reconstruction")}, {line("best", "best of 5 futures")}, {line("still", "repeating x0")}')
     heads = ['truth', 'reconstruction', 'best of 5', 'another']
     plate = _plate(e, rows, heads, f'The worst by best-of-5 error. {"; ".join(words)}.', runs, all_, numbers=dict(groups=results))
-    strip = filmstrip({f'{l}, {h}': enlarge(c) for l, row in rows.items() for h, c in zip(heads[:3], row)}, title=plate.head); plate.still = stacked(strip, plot_groups(results)); return plate
-
-def stacked(*figures):
-    "Figures one below the other, as a Pillow image"
-    parts = []
-    for f in figures: f.savefig(out := io.BytesIO(), format='png', dpi=88); parts.append(Image.open(out).convert('RGB'))
-    page = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white'); y = 0
-    for p in parts: page.paste(p, (0, y)); y += p.height
-    return page
+    shown = [0, *_numbers(min(len(c) for row in rows.values() for c in row) - 1, 7)]
+    strip = grid({f'{l}, {h}': enlarge(c)[shown] for l, row in rows.items() for h, c in zip(heads[:3], row)}, ['$x_0$', *map(str, shown[1:])], plate.head, .75)
+    plate.still = stacked(strip, plot_groups(results)); return plate
 
 # %% ../nbs/18a_figures.ipynb #4a767c4d
 def decoder_figure(e, ask):
@@ -365,6 +380,7 @@ def decoder_figure(e, ask):
 
 def backbone_figure(e, ask, what, where=ROOT/'figures'):
     "Figs. 2 and 3 from a run of dtfvd, or its committed picture"
+    backbone_settings(ask.preset, ask.frames)                                       # a preset that no backbone has is a Problem
     name = run_name(f'dtfvd{ask.frames}', ask.preset, ask.seed, real=ask.real); run = Run(Path(ask.runs)/name); committed = where/f'{what}-dtfvd{"" if ask.real else "-drawn"}-{ask.frames}.png'
     caption = f'{e.what} (supplement {e.section}): I3D on 18 classes of dynamics, {ask.frames} frames.'; tail = f' {"Real clips" if ask.real else "Drawn stand-in"}; run {name}.'
     if (run.path/'metrics.json').exists():
@@ -382,8 +398,6 @@ def curves_figure(e, ask): return backbone_figure(e, ask, 'curves')
 def paper_samples(e, ask):
     "Stills of one sample of each start frame, the truth above it"
     plate = samples(e, ask, 1); plate.moving = False; return plate
-
-def _numbers(T, n): return np.unique(np.linspace(1, T, min(n, T)).round().astype(int))
 
 def paper_endpoint(e, ask, examples=2, n=3):
     "Start and end of the truth, then samples that are told this end point"
@@ -449,7 +463,7 @@ def place_of(ask, out='') -> Path:
 def write_figure(name, plate, ask, where) -> list:
     "Writes film and sheet of a plate, their sources and what was measured; returns the files"
     where = Path(where); where.mkdir(parents=True, exist_ok=True); files = [where/f'{name}.png']
-    light(sheet_of(plate), 255).save(files[0], optimize=True)
+    in_few_colours(sheet_of(plate)).save(files[0], optimize=True)
     if plate.moving: files.insert(0, save_film(plate, where/f'{name}.webp', ask.fps, ask.cycles))
     usual, records = Ask(), [r.record if (r.path/'run.json').exists() else {} for r in plate.runs]; told = {k: getattr(ask, k) for k in ('preset', 'seed', 'n_starts', 'n_futures', 'real', 'frames', 'n_clips')}
     command = command_of('figures', dict(which=name) | told, **{k: getattr(usual, k) for k in told})
@@ -470,7 +484,17 @@ def write_figures(names, ask, where, show=lambda name, plate, files: None) -> tu
             missing[name] = str(p)
     return made, missing
 
-def gallery(made, missing, where=None):
+def write_gallery(where) -> Path:
+    "Writes gallery.md: all figures that lie in a folder, with caption and command, from its sources.json"
+    where = Path(where); sources = json.loads((where/'sources.json').read_text(encoding='utf-8')) if (where/'sources.json').exists() else {}; out = ['# Figures', 'Written by `papermill nbs/figures.ipynb`; each figure with its caption and the command that draws it again. A film leads to its sheet of stills.']
+    for name, f in FIGURES.items():
+        if (told := sources.get(f'{name}.png', {})).get('caption') is None or not (where/f'{name}.png').exists(): continue
+        film = (where/f'{name}.webp').exists(); alt = f'{f.title}: {f.what}'
+        out += [f'## {f.title}', f'[![{alt}]({name}.webp)]({name}.png)' if film else f'![{alt}]({name}.png)', told['caption'], f'`{told["command"]}`']
+    with atomic(where/'gallery.md') as tmp: tmp.write_text('\n\n'.join(out) + '\n', encoding='utf-8')
+    return where/'gallery.md'
+
+def gallery(made, missing):
     "What was written, and what could not be, as a Markdown table"
     size = lambda f: f'{f.name} ({f.stat().st_size/1e3:.0f} kB)'; rows = [(n, FIGURES[n].title, FIGURES[n].section, ', '.join(map(size, made[n])) if n in made else 'missing: ' + missing[n].replace('\n', '; ')) for n in FIGURES if n in made or n in missing]
     return table(rows, ['name', 'figure', 'shown in', 'files'])
