@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'SIDE', 'SPACED', 'SYSTEMS', 'WINDS', 'ARROWS', 'FAILURES', 'FIGURES', 'Plate', 'enlarge', 'arrow', 'ring',
-           'pages', 'save_film', 'stacked', 'captioned', 'in_few_colours', 'sheet_of', 'grid', 'Ask', 'named',
-           'training', 'trained', 'spread_out', 'after', 'futures', 'samples', 'diversity', 'others', 'comparison',
-           'true_long', 'longer', 'end_rings', 'endpoint', 'told_winds', 'direction', 'speeds', 'redirection',
-           'transfer', 'hard_ones', 'errors', 'over_groups', 'compare_groups', 'plot_groups', 'failures',
+           'ground', 'grid', 'pages', 'save_film', 'stacked', 'captioned', 'in_few_colours', 'numbers_of', 'sheet_of',
+           'heads_of', 'Ask', 'named', 'training', 'trained', 'spread_out', 'after', 'futures', 'samples', 'diversity',
+           'others', 'comparison', 'true_long', 'longer', 'end_rings', 'endpoint', 'told_winds', 'direction', 'speeds',
+           'redirection', 'transfer', 'hard_ones', 'errors', 'over_groups', 'compare_groups', 'plot_groups', 'failures',
            'decoder_figure', 'backbone_figure', 'confusion_figure', 'curves_figure', 'paper_samples', 'paper_endpoint',
            'paper_direction', 'Figure', 'figure', 'place_of', 'write_figure', 'write_figures', 'write_gallery',
            'gallery', 'open_figures']
 
 # %% ../nbs/18a_figures.ipynb #4fd4e7e5
-import io, json, math, shutil, textwrap
+import io, json, math, textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import Markdown
@@ -27,13 +28,13 @@ from PIL import Image, ImageDraw, ImageFont
 from .arm import project
 from .control import eta, factor_values, find_wind, true_eta
 from .core import PRESETS, ROOT, RUNS, Log, Problem, Run, atomic, command_of, merge_json, nearest, provenance, run_name, settings
-from .data import Clips, load_clips
+from .data import load_clips
 from .decoder import draw_decoder
 from .dtfvd import backbone_settings, plot_confusion, plot_curves
 from .obedience import over_starts
-from .show import COLORS, Sheet, contact_sheet, filmstrip, motion_energy, style, table, to_uint8
+from .show import COLORS, Sheet, contact_sheet, motion_energy, style, table, to_uint8
 from .standins import TEST_SEED, find_standin
-from .synthesis import I2V, load_run
+from .synthesis import load_run
 from .video import build_video
 
 # %% ../nbs/18a_figures.ipynb #08ceff82
@@ -85,32 +86,37 @@ def _fitting(text, width, sizes=range(13, 7, -1)):
     "The largest font in which a line fits into so many pixels"
     return next((f for f in map(_font, sizes) if f.getlength(text) <= width), _font(min(sizes)))
 
-def _cells(plate, side):
-    "Rows of enlarged clips, a blank one where there is none, and the number of frames"
-    T = max(len(c) for row in plate.rows.values() for c in row if c is not None); blank = np.full((1, side, side, 3), 255, np.uint8)
-    return [[blank if c is None else enlarge(c, side) for c in row] for row in plate.rows.values()], T
+def ground(title, labels, heads, side, gap=4, foot=0, least=0):
+    "A white page with a title, heads above columns and labels left of rows, and the place of its first cell (left, top)"
+    left = 6 + max(math.ceil(_font(11).getlength(l)) for l in labels); width = max(left + len(heads)*(side + gap), least); lines = textwrap.wrap(title, max(int(width/6.6), 20)); top = 6 + 16*len(lines) + 18
+    page = Image.new('RGB', (width, top + len(labels)*(side + gap) + foot), 'white'); pen = ImageDraw.Draw(page)
+    for k, line in enumerate(lines): pen.text((4, 4 + 16*k), line, 'black', _fitting(line, width - 8))
+    for k, h in enumerate(heads): pen.text((left + k*(side + gap), top - 16), h, 'black', _fitting(h, side, range(11, 6, -1)))
+    for k, l in enumerate(labels): pen.text((2, top + k*(side + gap) + side//2 - 7), l, 'black', _font(11))
+    return page, (left, top)
 
-def pages(plate, fps=8, cycles=2, side=SIDE, gap=4) -> list:
-    "The pages of a film: title and heads above, labels to the left, the cycle at the bottom left, the rate at the bottom right; a shorter clip waits on its last frame"
-    rows, T = _cells(plate, side); columns = len(plate.heads)
-    left = 6 + max(math.ceil(_font(11).getlength(l)) for l in plate.rows); grid = columns*(side + gap) - gap; width = max(left + grid + 4, 360)
-    title = textwrap.wrap(plate.head, max(int(width/6.4), 20)); top = 6 + 16*len(title) + 18; tall = top + len(rows)*(side + gap) + 20; base = Image.new('RGB', (width, tall), 'white'); pen = ImageDraw.Draw(base)
-    for k, line in enumerate(title): pen.text((4, 4 + 16*k), line, 'black', _fitting(line, width - 8))
-    for k, h in enumerate(plate.heads): pen.text((left + k*(side + gap), top - 16), h, 'black', _fitting(h, side, range(11, 6, -1)))
-    for k, l in enumerate(plate.rows): pen.text((2, top + k*(side + gap) + side//2 - 7), l, 'black', _font(11))
-    out = []
+def grid(rows: dict,       # label -> pictures (S, S, 3), bytes, or None
+         heads: list, title='', side=72) -> Image.Image:
+    "Pictures in rows under heads, None left blank"
+    page, corner = ground(title, rows, heads, side); blank = np.full((1, side, side, 3), 255, np.uint8)
+    page.paste(contact_sheet([blank if p is None else enlarge(p[None], side) for row in rows.values() for p in row], len(heads), scale=1), corner); return page
+
+def pages(plate, fps=8, cycles=2, side=SIDE) -> list:
+    "The pages of a film: the cycle at the bottom left, the rate at the bottom right; a shorter clip waits on its last frame"
+    blank = np.full((1, side, side, 3), 255, np.uint8); cells = [blank if c is None else enlarge(c, side) for row in plate.rows.values() for c in row]
+    base, corner = ground(plate.head, plate.rows, plate.heads, side, foot=20, least=360); W, H = base.size; out = []
     for cycle in range(cycles):
-        for t in range(T):
-            page = base.copy(); page.paste(contact_sheet([c[min(t, len(c) - 1)][None] for row in rows for c in row], columns, scale=1), (left, top)); pen = ImageDraw.Draw(page)
-            pen.text((4, tall - 17), f'cycle {cycle + 1}/{cycles}', 'black', _font(11)); pen.text((width/2, tall - 17), 'x0' if t == 0 else f'frame {t}', '#7f7f7f', _font(11), anchor='ma')
-            pen.text((width - 4, tall - 17), f'{fps:g} fps', 'black', _font(11), anchor='ra'); out.append(page)
+        for t in range(max(map(len, cells))):
+            page = base.copy(); page.paste(contact_sheet([c[min(t, len(c) - 1)][None] for c in cells], len(plate.heads), scale=1), corner); pen = ImageDraw.Draw(page)
+            pen.text((4, H - 17), f'cycle {cycle + 1}/{cycles}', 'black', _font(11)); pen.text((W/2, H - 17), 'x0' if t == 0 else f'frame {t}', '#7f7f7f', _font(11), anchor='ma')
+            pen.text((W - 4, H - 17), f'{fps:g} fps', 'black', _font(11), anchor='ra'); out.append(page)
     return out
 
 def save_film(plate, path, fps=8, cycles=2, limit=LIMIT) -> Path:
     "Writes the pages as an animated WebP below the limit, with the best quality that fits; `Problem` where none does"
     path = Path(path); film = pages(plate, fps, cycles)
     for quality in (80, 60, 40, 20, 5):
-        film[0].save(out := io.BytesIO(), 'WEBP', save_all=True, append_images=film[1:], duration=round(1000/fps), loop=0, quality=quality, method=4)
+        film[0].save(out := io.BytesIO(), 'WEBP', save_all=True, append_images=film[1:], duration=round(1000/fps), loop=0, quality=quality, method=2)
         if out.tell() <= limit: break
     else: raise Problem(f'{path.name} does not fit into {limit/1e6:g} MB: {out.tell()/1e6:.1f} MB at the lowest quality\nshow less: -p n_starts 2, or -p cycles 1')
     with atomic(path) as tmp: tmp.write_bytes(out.getvalue())
@@ -121,7 +127,7 @@ def stacked(*pictures):
     "Figures and Pillow images one below the other"
     parts = []
     for p in pictures:
-        if not isinstance(p, Image.Image): p.savefig(out := io.BytesIO(), format='png', dpi=88); p = Image.open(out)
+        if not isinstance(p, Image.Image): plt.close(p); p.savefig(out := io.BytesIO(), format='png', dpi=88); p = Image.open(out)
         parts.append(p.convert('RGB'))
     page = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white'); y = 0
     for p in parts: page.paste(p, (0, y)); y += p.height
@@ -137,30 +143,21 @@ def in_few_colours(page, n=255):
     "A Pillow image in n colours, dithered: a sheet of photographs as a PNG of half the size"
     return page.quantize(palette=page.quantize(n, Image.Quantize.MEDIANCUT), dither=Image.Dither.FLOYDSTEINBERG)
 
-def sheet_of(plate, frames=None):
-    "The contact sheet of a plate, a Pillow image: its own still, or a filmstrip of all clips"
+def numbers_of(T, n=9):
+    "Numbers of at most n frames of a clip of x0 and T frames, evenly spaced, x0 first"
+    return np.unique(np.linspace(0, T, min(n, T + 1)).round().astype(int))
+
+def sheet_of(plate, n=7):
+    "The contact sheet of a plate, a Pillow image: its own still, or n frames of all clips, one row each"
     still = plate.still
     if still is None:
-        strips = {f'{label} {head}': enlarge(c) for label, row in plate.rows.items() if label for head, c in zip(plate.heads, row) if c is not None}      # a row without a label is one of arrows
-        still = filmstrip(strips, frames, plate.head)
+        clips = {f'{label}, {head}': c for label, row in plate.rows.items() if label for head, c in zip(plate.heads, row) if c is not None}      # a row without a label is one of arrows
+        shown = numbers_of(max(map(len, clips.values())) - 1, n); still = grid({k: [c[t] if t < len(c) else None for t in shown] for k, c in ((k, to_uint8(c)) for k, c in clips.items())}, heads_of(shown), plate.head, 64)
     return captioned(still, plate.caption)
 
-def _numbers(T, n): return np.unique(np.linspace(1, T, min(n, T)).round().astype(int))      # of n frames after x0
-
-def grid(rows: dict,       # label -> pictures (S, S, 3), bytes, or None
-         heads: list, title='', side=1.) -> Sheet:
-    "Pictures in rows under heads, None left blank"
-    with style():
-        fig = Sheet(figsize=(side*len(heads) + .085*max(map(len, rows)) + .1, side*len(rows) + .5)); axes = fig.subplots(len(rows), len(heads), squeeze=False)
-        for ax in axes.flat: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
-        for row, (label, pictures) in zip(axes, rows.items()):
-            row[0].set_ylabel(label, rotation=0, ha='right', va='center')
-            for ax, p in zip(row, pictures):
-                if p is not None: ax.imshow(p)
-        for ax, h in zip(axes[0], heads): ax.set_title(h, pad=3)
-        fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.01, hspace=.01)
-        if title: fig.suptitle(title)
-    return fig
+def heads_of(shown):
+    "Their heads"
+    return ['x0' if t == 0 else str(t) for t in shown]
 
 # %% ../nbs/18a_figures.ipynb #fe9f38bd
 @dataclass
@@ -197,7 +194,9 @@ def trained(ask, dataset, control='', n=0):
     system = load_run(run, ask.device); s, given = system.settings, run.record['parameters']
     return system, load_clips(dataset, 'test', s.frames, s.size, n=n or s.n_test, data_dir=given.get('data_dir') or None, seed=given['seed'], report=None), run
 
-def spread_out(n, of): return np.linspace(0, of - 1, min(n, of)).round().astype(int).tolist()
+def spread_out(n, of):
+    "n numbers below `of`, evenly spaced"
+    return np.linspace(0, of - 1, min(n, of)).round().astype(int).tolist()
 
 def after(x0, X):
     "x0 (B, 3, S, S) in front of futures (B, n, T, 3, S, S), on the CPU"
@@ -222,7 +221,9 @@ def samples(e, ask, n=2):
     system, clips, run = trained(ask, e.dataset); which = spread_out(ask.n_starts, len(clips)); clip, X = futures(system, clips, which, n, ask)
     return _plate(e, {f'{i}': [c, *x] for i, c, x in zip(which, clip, X)}, ['truth', *(f'sample {k + 1}' for k in range(n))], SPACED.format(n=len(clips)), [run], clips)
 
-def diversity(e, ask): return samples(e, ask, ask.n_futures)
+def diversity(e, ask):
+    "The true clip and as many samples as are asked for"
+    return samples(e, ask, ask.n_futures)
 
 @torch.no_grad()
 def others(e, ask, clip):
@@ -294,7 +295,7 @@ def speeds(X):
 @torch.no_grad()
 def redirection(e, ask):
     "Controlled video-to-video: a query, its residual under new directions, and a fresh one"
-    system, clips, run = trained(ask, e.dataset, 'direction'); which = spread_out(min(ask.n_starts, 3), len(clips)); clip = clips.batch(which).to(ask.device); x0 = clip[:, 0]
+    system, clips, run = trained(ask, e.dataset, 'direction'); which = spread_out(min(ask.n_starts, 2), len(clips)); clip = clips.batch(which).to(ask.device); x0 = clip[:, 0]
     told = true_eta('direction', clips, which).to(ask.device); nu = system.residual(clip, told); rows, words, measured = {'': _arrows(clip.shape[1], 0)}, [], {}
     kept = after(x0, torch.stack([system.animate(x0, nu, eta('direction', np.full(len(x0), a)).to(ask.device)) for a in WINDS], 1)); fresh = told_winds(system, x0, ask, ask.seed + 1)
     for k, i in enumerate(which):
@@ -367,9 +368,8 @@ def failures(e, ask, n=5):
         words.append(f'{dataset}, {FAILURES[dataset][1]}, {int(hard.sum())} of {len(hard)} clips: error there over error on the rest (95 % interval) {line("reconstruction", "reconstruction")}, {line("best", "best of 5 futures")}, {line("still", "repeating x0")}')
     heads = ['truth', 'reconstruction', 'best of 5', 'another']
     plate = _plate(e, rows, heads, f'The worst by best-of-5 error. {"; ".join(words)}.', runs, all_, numbers=dict(groups=results))
-    shown = [0, *_numbers(min(len(c) for row in rows.values() for c in row) - 1, 7)]
-    strip = grid({f'{l}, {h}': enlarge(c)[shown] for l, row in rows.items() for h, c in zip(heads[:3], row)}, ['$x_0$', *map(str, shown[1:])], plate.head, .75)
-    plate.still = stacked(strip, plot_groups(results)); return plate
+    shown = numbers_of(min(len(c) for row in rows.values() for c in row) - 1)
+    plate.still = stacked(grid({f'{l}, {h}': to_uint8(c)[shown] for l, row in rows.items() for h, c in zip(heads[:3], row)}, heads_of(shown), plate.head, 64), plot_groups(results)); return plate
 
 # %% ../nbs/18a_figures.ipynb #4a767c4d
 def decoder_figure(e, ask):
@@ -392,8 +392,13 @@ def backbone_figure(e, ask, what, where=ROOT/'figures'):
         return Plate(e.title, caption + tail + ' The picture that came with the project.', {}, [], [run], not ask.real, Image.open(committed), dict(source=sources[committed.name]), False)
     raise Problem(f'there is no finished run {name} in {run.path.parent}, and no committed picture of it\ntrain it: ' + command_of('dtfvd', dict(preset=ask.preset, frames=ask.frames, seed=ask.seed, data_dir=ask.real), preset='quick', frames=16))
 
-def confusion_figure(e, ask): return backbone_figure(e, ask, 'confusion')
-def curves_figure(e, ask): return backbone_figure(e, ask, 'curves')
+def confusion_figure(e, ask):
+    "Fig. 2"
+    return backbone_figure(e, ask, 'confusion')
+
+def curves_figure(e, ask):
+    "Fig. 3"
+    return backbone_figure(e, ask, 'curves')
 
 def paper_samples(e, ask):
     "Stills of one sample of each start frame, the truth above it"
@@ -402,19 +407,19 @@ def paper_samples(e, ask):
 def paper_endpoint(e, ask, examples=2, n=3):
     "Start and end of the truth, then samples that are told this end point"
     system, clips, run = trained(ask, e.dataset, 'endpoint'); which = spread_out(examples, len(clips)); clip, X = futures(system, clips, which, n, ask); S, T = clip.shape[-1], clip.shape[1] - 1
-    at, shown, rows = end_rings(clips, which), _numbers(T, 6), {}
+    at, shown, rows = end_rings(clips, which), numbers_of(T, 7)[1:], {}
     for k, i in enumerate(which):
         big = [enlarge(c) if at is None else ring(c, at[k], S) for c in (clip[k], *X[k])]
         for j in range(n): rows[f'{i}, sample {j + 1}'] = [*((big[0][0], big[0][-1]) if j == 0 else (None, None)), *big[1 + j][shown]]
     plate = _plate(e, {}, [], f'First two columns: the true start and end frame. All samples of an image are told where its hand ends{", the ring" if clips.drawn else ""}. {SPACED.format(n=len(clips))}', [run], clips, moving=False)
-    plate.still = grid(rows, ['true $x_0$', f'true $x_{{{T}}}$', *map(str, shown)], plate.head); return plate
+    plate.still = grid(rows, ['true x0', f'true x{T}', *map(str, shown)], plate.head); return plate
 
 def paper_direction(e, ask):
     "Rows of wanted directions, columns of frames, of one start frame each"
-    system, clips, run = trained(ask, e.dataset, 'direction'); which = spread_out(2, len(clips)); X = told_winds(system, clips.batch(which)[:, 0].to(ask.device), ask, ask.seed); shown = [0, *_numbers(X.shape[2] - 1, 6)]
+    system, clips, run = trained(ask, e.dataset, 'direction'); which = spread_out(2, len(clips)); X = told_winds(system, clips.batch(which)[:, 0].to(ask.device), ask, ask.seed); shown = numbers_of(X.shape[2] - 1, 7)
     rows = {f'{i} {a}': [arrow(w), *enlarge(X[k, j])[shown]] for k, i in enumerate(which) for j, (a, w) in enumerate(zip(ARROWS, WINDS))}
     plate = _plate(e, {}, [], f'The arrow is what the flow is told; all rows of an image have the same residual. {SPACED.format(n=len(clips))}', [run], clips, moving=False)
-    plate.still = grid(rows, ['told', '$x_0$', *map(str, shown[1:])], plate.head); return plate
+    plate.still = grid(rows, ['told', *heads_of(shown)], plate.head); return plate
 
 # %% ../nbs/18a_figures.ipynb #6aa42c4c
 class Figure(NamedTuple):
