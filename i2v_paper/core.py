@@ -182,8 +182,12 @@ _released = lambda **values: V('authors: released configuration', **values)
 
 _jitter = {d: _released(jitter={'bair': (.1, .1, .1, 0.), 'iper': (.2, .2, .2, 0.)}.get(d, (.3, .3, .3, .15))) for d in DATASETS}
 
+_drift = V('ours: what drifts is learned slowly', video_lr=1e-3, critic_start=.8, beta=3e-4, z_dim=16, max_mult=4, enc_channels=(16, 32, 64, 64))
+_small_of = lambda d: _small | (_drift if d in (*TEXTURES, 'dtdb', 'landscape') else V())
+
 PRESETS = {
-    **{name: {d: row | _jitter[d] for d in DATASETS} for name, row in (('smoke', _smoke), ('quick', _quick), ('small', _small))},
+    **{name: {d: row | _jitter[d] for d in DATASETS} for name, row in (('smoke', _smoke), ('quick', _quick))},
+    'small': {d: _small_of(d) | _jitter[d] for d in DATASETS},
     'paper': {d: _paper | _px128 | _texture | V('supplement B.1', nf=32) for d in DATASETS} | {
         'bair': _paper | _px64 | _bair | V('supplement B.1', nf=64, n_blocks=40),
         'iper': _paper | _px64 | V('supplement B.1, B.2', nf=64, z_dim=64),

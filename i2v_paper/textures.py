@@ -59,7 +59,7 @@ def paint_clouds(look, move, time, size):
     u, palette = look.uniform, int(look.integers(len(SKIES)))
     zenith, horizon, lit, dark, _ = (np.array(c)*u(.9, 1.05) for c in PALETTES[SKIES[palette]])
     direction, speed = move.uniform(0, 2*np.pi), move.uniform(.08, .28)
-    f = drifting_field(look, move, time, size, 3.2, (speed*np.cos(direction), -speed*np.sin(direction)), .95, 1.2)
+    f = drifting_field(look, move, time, size, 4., (speed*np.cos(direction), -speed*np.sin(direction)), .95, 1.2)
     y = np.broadcast_to((np.arange(size)[:, None] + .5)/size, (size, size))
     sky = zenith + .8*(horizon - zenith)*y[..., None]**1.5
     colour, opacity = clouds(f, size, .5*y, u(-.3, .5), u(.3, .55), lit, dark)
