@@ -130,13 +130,13 @@ def _pace(report, what, total, every=5.):
 CHUNK = 500     # drawn clips in a file
 SEEDS = dict(train=0, test=TEST_SEED, eval=2*TEST_SEED)      # of the first clip of each split
 
-def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, workers=0):
+def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, workers=0, span=1.):
     "`n` drawn clips as `Windows`, their factors and fingerprint; files that exist are not drawn again"
     if name not in (drawn := {*STANDINS, *MODULES}):
         raise Problem(f'{name} has no drawn stand-in: give data_dir, the folder of the real clips\nexpected {LAYOUTS[name].expected}\ndrawn are {", ".join(sorted(drawn))}')
     painter = import_module(f'i2v_paper.{MODULES.get(name, "standins")}')
     version = code_hash('\n'.join(map(inspect.getsource, dict.fromkeys([standins, painter]))))      # what all stand-ins share, and its own module
-    folder = Path(cache)/f'{name}-{n_frames}x{size}-{version}'
+    folder = Path(cache)/f'{name}-{n_frames}x{size}{f"-span{span:g}"*(span != 1)}-{version}'
     first = SEEDS[split]
     chunks = [range(first + i, first + min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
     files = [folder/f'{c[0]}-{len(c)}.npy' for c in chunks]
@@ -144,7 +144,7 @@ def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, worker
     note, done, step = _pace(report, f'drawing {name} clips', total := sum(len(chunks[i]) for i in missing)), 0, 4 if workers else 1
     for k in range(0, len(missing), step):                               # a pool of workers draws four files at a time
         some = missing[k:k + step]; seeds = [s for i in some for s in chunks[i]]
-        video, factors = draw_many(name, seeds, n_frames, size, workers=workers, report=lambda d, _: note(done + d))
+        video, factors = draw_many(name, seeds, n_frames, size, span, workers=workers, report=lambda d, _: note(done + d))
         at = 0
         for i in some:
             mine = slice(at, at := at + len(chunks[i]))
@@ -154,7 +154,7 @@ def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, worker
     parts = [np.load(f.with_suffix('.npz')) for f in files]
     factors = {k: np.concatenate([p[k] for p in parts]) for k in parts[0].files}
     where = [(i//CHUNK, i % CHUNK*n_frames) for i in range(n)]
-    return Windows(files, where, n_frames), factors, digest(name, version, first, n, n_frames, size)
+    return Windows(files, where, n_frames), factors, digest(name, version, first, n, n_frames, size, *[span]*(span != 1))
 
 # %% ../nbs/02_data.ipynb #b137c877
 def cache_file(source, root, size: int, cache=CACHE) -> Path:
@@ -274,6 +274,7 @@ def load_clips(dataset: str,       # a name in `LAYOUTS`
                report=print,       # called with lines of text; None: silence
                margin: int = 0,    # extra pixels kept for random crops, such as size//8
                workers: int = 0,   # further processes that draw
+               span: float = 1.,   # how long drawn clips last, in clips: 2 with twice the frames keeps the pace
                camera: str = 'aux1',     # of BAIR's two: 'aux1' or 'main'
                protocol: bool = False,   # test: the windows of supplement C.2; eval: as many as the authors take; whatever n (real data)
                ) -> Clips:
@@ -289,7 +290,7 @@ def load_clips(dataset: str,       # a name in `LAYOUTS`
         video, factors, mark, notes = read_clips(dataset, split, frames + 1, size + margin, data_dir, n, seed, cache, report, camera, protocol)
     else:
         n = n or dict(train=3000, eval=256, test=256)[split]
-        video, factors, mark = draw_clips(dataset, split, n, frames + 1, size + margin, cache, report, workers); notes = []
+        video, factors, mark = draw_clips(dataset, split, n, frames + 1, size + margin, cache, report, workers, span); notes = []
     clips = Clips(video, factors, dataset, mark, not data_dir, size, notes)
     for line in [f'{split} set: {clips}', *(f'note: {line}' for line in notes)]: report(line)
     return clips

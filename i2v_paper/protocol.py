@@ -86,7 +86,7 @@ def gather(
         which, more, others = _spread_out(n_clips or len(test), len(test)), train, range(min(len(train), n_clips or len(test)))
         notes += test.notes
     else:
-        test = more = load_clips(s.dataset, 'test', n=2*n, **data); which, others = np.arange(n), range(n, 2*n)
+        test = more = load_clips(s.dataset, 'test', n=2*n, span=p.times, **data); which, others = np.arange(n), range(n, 2*n)
     sets = dict(real=[], futures=[], still=[])
     bar = Progress('futures', len(which))
     for k, i in enumerate(range(0, len(which), chunk)):
@@ -101,7 +101,7 @@ def gather(
     other = torch.cat([to_bytes(compared(c[:, 0], c[:, 1:], p, offset)) for c in (more.batch(others[i:i + chunk]) for i in range(0, len(others), chunk))])
     true = None
     if not data_dir:
-        draw = lambda i: torch.from_numpy(find_standin(s.dataset).futures(TEST_SEED + int(i), n_futures, T + 1, s.size)).permute(0, 1, 4, 2, 3)
+        draw = lambda i: torch.from_numpy(find_standin(s.dataset).futures(TEST_SEED + int(i), n_futures, T + 1, s.size, p.times)).permute(0, 1, 4, 2, 3)
         true = torch.stack([compared(v[:, 0], v[:, 1:], p) for v in map(draw, which)])
     if len(other) < len(which): notes.append(f'only {len(other)} other real clips for the floor of {len(which)}: it is higher than it should be')
     return Material(*(torch.cat(v) for v in sets.values()), other, true, p, not data_dir, seed, notes)
