@@ -72,7 +72,7 @@ def check_parameters(
 class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
     dataset: str = ''; preset: str = ''
-    control: str = ''; ablation: str = ''   # eta of the flow: endpoint or direction; what is left out: cinn, x0 or adain
+    control: str = ''; ablation: str = ''; system: str = ''; context: int = 1   # eta: endpoint or direction; left out: cinn, x0 or adain; a compared system instead of ours, and the frames it may see
     minutes: float = 0.          # expected on two CPU cores; 0: unknown
     frames: int = 16             # T, frames to predict after x0
     size: int = 64               # pixels, square

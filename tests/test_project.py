@@ -9,9 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
 COMPONENTS = [p for p in NBS if re.match(r'\d\d[a-z]?_', p.name)]
+COMPARED = [p for p in NBS if p.parent == ROOT/'nbs'/'compared']
 ENTRY = [p for p in NBS if p.parent == ROOT/'nbs' and p not in COMPONENTS and p.stem != 'index']
 name = lambda p: p.stem
-module = lambda p: p.stem.split('_', 1)[1]     # 02a_formats -> formats
+module = lambda p: f'compared.{p.stem}' if p in COMPARED else p.stem.split('_', 1)[1]     # 02a_formats -> formats
+file = lambda m: ROOT/'i2v_paper'/f'{m.replace(".", "/")}.py'
 
 
 def load(path): return json.loads(path.read_text(encoding='utf-8'))
@@ -20,15 +22,15 @@ def code(nb): return [source(c) for c in nb['cells'] if c['cell_type'] == 'code'
 def prose(nb): return '\n'.join(source(c) for c in nb['cells'] if c['cell_type'] == 'markdown')
 
 
-@pytest.mark.parametrize('path', COMPONENTS, ids=name)
+@pytest.mark.parametrize('path', COMPONENTS + COMPARED, ids=name)
 def test_component_exports_the_module_of_its_name(path):
     nb = load(path)
     exports = re.findall(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(code(nb)), re.M)
     assert exports == [module(path)]
-    assert (ROOT/'i2v_paper'/f'{exports[0]}.py').is_file()
+    assert file(exports[0]).is_file()
 
 
-@pytest.mark.parametrize('path', COMPONENTS, ids=name)
+@pytest.mark.parametrize('path', COMPONENTS + COMPARED, ids=name)
 def test_component_has_the_anatomy(path):
     nb = load(path)
     first, text = source(nb['cells'][0]), prose(nb)
@@ -81,12 +83,24 @@ def test_each_equation_of_the_supplement_has_its_line(equation):
 
 
 def test_dependencies_flow_one_way():
-    order = {module(p): int(p.name[:2]) for p in COMPONENTS}
-    graph = {m: set(re.findall(r'^(?:from|import) (?:i2v_paper)?\.?(\w+)', (ROOT/'i2v_paper'/f'{m}.py').read_text(encoding='utf-8'), re.M)) & set(order) for m in order}
+    modules = {module(p) for p in COMPONENTS + COMPARED}
+    def imports(m):
+        found = re.findall(r'^from (\.+)([\w.]+) import', file(m).read_text(encoding='utf-8'), re.M)      # one dot inside compared means compared
+        return {('compared.' if m.startswith('compared.') and dots == '.' else '') + n for dots, n in found} & modules
+    graph = {m: imports(m) for m in modules}
     def visit(m, trail):
         assert m not in trail, f'circle: {" -> ".join([*trail, m])}'
         for n in graph[m]: visit(n, (*trail, m))
     for m in graph: visit(m, ())
+    assert graph['video'] >= {'encoder', 'losses'} and graph['compared.systems'] >= {'compared.blocks', 'core'}      # the reading of imports can see
+
+
+def test_compared_systems_know_nothing_of_the_protocol_and_little_of_each_other():
+    for p in COMPARED:
+        text = file(module(p)).read_text(encoding='utf-8'); before = {m for m in map(module, COMPONENTS) if re.search(rf'^from \.\.{m} import', text, re.M)}
+        late = {module(c) for c in COMPONENTS if int(c.name[:2]) >= 17}
+        assert not before & late, (p.name, before & late)
+        if p.stem != 'systems': assert not re.search(r'^from \.systems import', text, re.M), p.name
 
 
 def test_readme_is_the_index():
@@ -106,8 +120,8 @@ def test_links_and_images_of_the_readme_exist():
 
 def test_every_public_function_says_what_it_does():
     missing = []
-    for p in COMPONENTS:
-        tree = ast.parse((ROOT/'i2v_paper'/f'{module(p)}.py').read_text(encoding='utf-8'))
+    for p in COMPONENTS + COMPARED:
+        tree = ast.parse(file(module(p)).read_text(encoding='utf-8'))
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not ast.get_docstring(node):
                 missing.append(f'{p.stem}: {node.name}')
