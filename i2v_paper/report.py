@@ -19,7 +19,8 @@ from .control import true_eta
 from .core import ROOT, RUNS, Log, Problem, Run, clock, command_of, merge_json, peak_memory, write_json
 from .data import load_clips
 from .show import COLORS, filmstrip, motion, save_motion
-from .synthesis import load_run
+from .compared.blocks import begin
+from .compared.systems import SYSTEMS, build_system, label_of, load_any
 
 # %% ../nbs/21_report.ipynb #b5ca553e
 def origin(clips) -> str:
@@ -30,15 +31,25 @@ def plan(s, train, test, run=None, device='cpu'):
     "A Markdown summary of what is about to run"
     what = (f'**drawn stand-in** for {s.dataset} (no `data_dir` was given)' if train.drawn else f'real {s.dataset} clips')
     time = f'about {s.minutes:g} minutes on two CPU cores' if s.minutes else 'not measured for this preset'
-    rows = [('data', what), ('clips', f'{len(train):,} to train on, {len(test):,} held out; {s.frames} frames after x0, {s.size}x{s.size} pixels'),
-            ('preset', f'{s.preset}: z has {s.z_dim} dimensions, {s.n_blocks} flow blocks, KL weight {s.beta:g}'),
-            ('steps', f'embedder {s.embed_steps:,}, video {s.video_steps or f"{s.video_epochs} epochs"}, dynamics {s.flow_steps or f"{s.flow_epochs} epochs"}'),
-            ('device', f'{device}, {torch.get_num_threads()} threads'), ('time', time)] + ([('folder', f'`{run.path.name}`')] if run else [])
+    rows = [('data', what), ('clips', f'{len(train):,} to train on, {len(test):,} held out; {s.frames} frames after x0, {s.size}x{s.size} pixels')]
+    if s.system:
+        r = SYSTEMS[s.system]; net = build_system(s, s.system, s.context); h = net.h; steps = getattr(h, 'steps', 0) or getattr(h, 'epochs', 0); time = f'about {r.wants:g} minutes on two CPU cores' if s.preset == 'quick' and r.wants else 'not measured for this preset'
+        rows += [('system', f'{r.title}' + (f' ({r.source}), **a re-implementation at the sizes of `{s.preset}`**, not the authors\' program' if r.source else ', a reference')), ('sees', f'{s.context} frame{"s"*(s.context > 1)}; published with {r.context}'),
+                 ('preset', f'{s.preset}: {sum(p.numel() for p in net.parameters() if p.requires_grad):,} weights, ' + (f'{steps:,} {"steps" if getattr(h, "steps", 0) else "epochs"}, batches of {h.batch}' if steps else 'nothing to train'))]
+    else: rows += [('preset', f'{s.preset}: z has {s.z_dim} dimensions, {s.n_blocks} flow blocks, KL weight {s.beta:g}'),
+                   ('steps', f'embedder {s.embed_steps:,}, video {s.video_steps or f"{s.video_epochs} epochs"}, dynamics {s.flow_steps or f"{s.flow_epochs} epochs"}')]
+    rows += [('device', f'{device}, {torch.get_num_threads()} threads'), ('time', time)] + ([('folder', f'`{run.path.name}`')] if run else [])
     return Markdown('| | |\n|---|---|\n' + '\n'.join(f'| {a} | {b} |' for a, b in rows))
 
 # %% ../nbs/21_report.ipynb #53b5f015
+def _plot_system(log, title):
+    names = [k for k in log.rows[0] if k != 'step']; fig, axes = plt.subplots(1, len(names), figsize=(min(2.4*len(names), 9.6), 2.1), dpi=80, squeeze=False)
+    for ax, n in zip(axes[0], names): ax.plot(*log.column(n), color=next(iter(COLORS.values())), lw=1.2); ax.set(title=n, xlabel='step')
+    fig.suptitle(title); return fig
+
 def plot_losses(run, title=''):
-    "The loss terms of the three stages, from the run's logs"
+    "The loss terms of the three stages, from the run's logs; of a compared system all that it logged"
+    if (log := Log(run.path/'log-system.csv')).rows: return _plot_system(log, title)
     show = [('embedder', ('l1', 'percep')), ('video', ('l1', 'percep', 'fmap')), ('video', ('kl',)), ('video', ('d_t', 'd_s')), ('dynamics', ('nll', 'held_out'))]
     fig, axes = plt.subplots(1, len(show), figsize=(9.6, 2.1), dpi=80)
     for ax, (stage, names) in zip(axes, show):
@@ -62,14 +73,14 @@ def show_reconstructions(system, clips, which=(0, 1, 2), title=''):
 
 def show_futures(system, clips, k, n=5, seed=0):
     "Filmstrip of a held-out clip and n futures of its start frame"
-    clip = clips.batch([k])[0]; fut = system.futures(clip[None, 0], n, seed + k, eta=true_eta(system.settings.control, clips, [k]))[0]
+    start, clip = begin(system, clips.batch([k])); clip = clip[0]; fut = system.futures(start, n, seed + k, eta=true_eta(system.settings.control, clips, [k]))[0]
     return filmstrip({'truth': clip} | {f'future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(fut)}, title=f'Futures of held-out image {k} · {origin(clips)}')
 
 def show_motion(system, clips, which, n=5, seed=0, fps=8):
     "The same as moving pictures: one row a start frame, the truth first"
     rows = []
     for k in which:
-        clip = clips.batch([k])[0]; rows.append(clip); rows += [torch.cat([clip[:1], f]) for f in system.futures(clip[None, 0], n, seed + k, eta=true_eta(system.settings.control, clips, [k]))[0]]
+        start, clip = begin(system, clips.batch([k])); clip = clip[0]; rows.append(clip); rows += [torch.cat([clip[:1], f]) for f in system.futures(start, n, seed + k, eta=true_eta(system.settings.control, clips, [k]))[0]]
     return motion(torch.stack(rows), columns=n + 1, fps=fps, captions=(['truth'] + [f'future {i + 1}' for i in range(n)])*len(which))
 
 # %% ../nbs/21_report.ipynb #5bfd4482
@@ -83,7 +94,12 @@ def show_residuals(system, clips, title=''):
 
 # %% ../nbs/21_report.ipynb #6548fb77
 def verdicts(m: dict, s) -> list:
-    "Rows (what, value, what it should be) of the numbers that `examine` gives"
+    "Rows (what, value, what it should be) of the numbers that `examine` gives, or `judge` for a compared system"
+    if 'best' in m:
+        known = 'spread_true' in m; true = f'; true futures: {m["best_true"]:.4f}' if known else ''
+        return [(f'best of {m["n_futures"]}, mean squared error', f'{m["best"]:.4f}', f'repeating x0: {m["still"]:.4f}; ratio {m["best_ratio"]:.2f}, better for {m["better"]:.0%} of {m["n"]} start frames{true}'),
+                ('mean squared error of one future', f'{m["mean"]:.4f}', f'repeating x0: {m["still"]:.4f}'), ('motion of futures', f'{m["motion"]:.2g}', f'real clips: {m["motion_true"]:.2g}; ratio {m["motion_ratio"]:.2f}'),
+                ('spread of futures', f'{m["spread"]:.2g}', f'true futures: {m["spread_true"]:.2g}; ratio {m["spread_ratio"]:.2f}' if known else 'the truth is not known'), ('tint drift of futures', f'{m["tint"]:.1f}/255', f'real clips: {m["tint_true"]:.1f}/255')]
     rows = [('reconstruction, PSNR', f'{m["psnr"]:.1f} dB', f'repeating x0: {m["psnr_still"]:.1f} dB; gain {m["gain"]:+.1f} dB'),
             ('motion of futures', f'{m["motion"]:.2g}', f'real clips: {m["motion_true"]:.2g}; ratio {m["motion_ratio"]:.2f}'),
             ('spread of futures', f'{m["spread"]:.2g}', f'true futures: {m["spread_true"]:.2g}; ratio {m["spread_ratio"]:.2f}' if 'spread_ratio' in m else 'no second future of a real clip exists'),
@@ -100,7 +116,7 @@ def finish(run, s, metrics, clips):
     r = run.record; total = sum(r['seconds'].values())
     head = f'{s.dataset}, {origin(clips)}, preset `{s.preset}`, seed {r["parameters"].get("seed")}: ' + ', '.join(f'{k} {clock(v)}' for k, v in r['seconds'].items()) + f' (together {clock(total)}), peak memory {r["peak_memory_gb"]:.1f} GB'
     body = '\n'.join(f'| {a} | {b} | {c} |' for a, b, c in verdicts(metrics, s))
-    return Markdown(f'{head}\n\n| | ours | compare |\n|---|---|---|\n{body}')
+    return Markdown(f'{head}\n\n| | {label_of(s) if s.system else "ours"} | compare |\n|---|---|---|\n{body}')
 
 # %% ../nbs/21_report.ipynb #a8374ec3
 def publish(
@@ -111,23 +127,23 @@ def publish(
     pictures=None,           # False: numbers only, the default for real clips, whose frames may not be ours to show
 ) -> list:
     "Writes a run's numbers and pictures to `figures/`, with their source; returns the pictures. `Problem` if the run has no metrics"
-    run = run if isinstance(run, Run) else Run(RUNS/run); system = load_run(run); s, r = system.settings, run.record; name = r['name']
+    run = run if isinstance(run, Run) else Run(RUNS/run); system = load_any(run); s, r = system.settings, run.record; name = r['name']
     if not (run.path/'metrics.json').exists(): raise Problem(f'{run.path} has no metrics.json: its report was not finished\nrepeat the command that trains it')
     given, m = r['parameters'], json.loads((run.path/'metrics.json').read_text(encoding='utf-8'))
-    clips = load_clips(s.dataset, 'test', s.frames, s.size, n=s.n_test, data_dir=given.get('data_dir') or None, seed=given['seed'], report=None)
+    clips = load_clips(s.dataset, 'test', s.frames + s.context - 1, s.size, n=s.n_test, data_dir=given.get('data_dir') or None, seed=given['seed'], report=None)
     made = []
     if clips.drawn if pictures is None else pictures:
         strips = {}
         for k in which:
-            clip = clips.batch([k])[0]; strips[f'truth {k}'] = clip
-            strips |= {f'{k}, future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(system.futures(clip[None, 0], n, given['seed'] + k, eta=true_eta(s.control, clips, [k]))[0])}
+            start, clip = begin(system, clips.batch([k])); clip = clip[0]; strips[f'truth {k}'] = clip
+            strips |= {f'{k}, future {i + 1}': torch.cat([clip[:1], f]) for i, f in enumerate(system.futures(start, n, given['seed'] + k, eta=true_eta(s.control, clips, [k]))[0])}
         made = [where/f'{name}.png', where/f'{name}.webp']; where.mkdir(parents=True, exist_ok=True)
-        filmstrip(strips, title=f'{s.dataset}, {s.preset}, seed {given["seed"]} · {origin(clips)}').savefig(made[0], dpi=96)
+        filmstrip(strips, title=f'{label_of(s) + ", " if s.system else ""}{s.dataset}, {s.preset}, seed {given["seed"]} · {origin(clips)}').savefig(made[0], dpi=96)
         save_motion(made[1], list(strips.values()), columns=n + 1, captions=['truth', *(f'future {i + 1}' for i in range(n))]*len(which))
-    command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir', 'control', 'ablation')}, preset='quick')
-    numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'data') if k in m}
+    command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir', 'control', 'ablation', 'system', 'context')}, preset='quick', system='ours', context=1)
+    numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'best', 'still', 'best_ratio', 'motion_true', 'spread', 'spread_true', 'data') if k in m} | ({'nu': {k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}} if 'nu' in m else {})
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
     cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
-    merge_json(where/'results.json', runs={name: numbers | dict(nu={k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}) | cost | source})
+    merge_json(where/'results.json', **{'compared' if s.system else 'runs': {name: numbers | cost | source}})
     merge_json(where/'sources.json', **{f.name: source for f in made})
     return made

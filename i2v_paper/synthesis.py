@@ -100,9 +100,9 @@ def load_run(
 SHARED = 'embedder.safetensors', 'video.safetensors', 'latents.safetensors', 'log-embedder.csv', 'log-video.csv'
 
 def borrow(run, s, base):
-    "Takes the finished first stages of the run `base` into a run that differs in its flow only; what was taken"
+    "Takes the finished first stages of the run `base` into a run that differs in what comes after them only; what was taken"
     change = {k for k, v in asdict(replace(base.settings(), sources={})).items() if v != getattr(s, k)}
-    if s.ablation == 'adain' or not change <= {'control', 'ablation', 'sources'} or base.record['data'].get('fingerprint') != run.record['data'].get('fingerprint'): return []
+    if s.ablation == 'adain' or not change <= {'control', 'ablation', 'system', 'sources'} or base.record['data'].get('fingerprint') != run.record['data'].get('fingerprint'): return []
     taken = [f for f in SHARED if (base.path/f).exists() and not (run.path/f).exists()]
     if 'video.safetensors' not in taken: return []
     for f in taken:
