@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from .compared.systems import SYSTEMS, context_of, variant_of, written
 from .core import DATASETS, PRESETS, ROOT, RUNS, TEXTURES, Problem, Run, Settings, atomic, nearest, provenance, run_name, settings, write_json
 from .sources import EVALUATION
 
@@ -356,11 +357,13 @@ def score_cell(s: dict) -> Cell:
     floor = '–' if s['floor'] is None else short(s['floor'])
     return Cell(f'{short(s["value"])} [{short(s["low"])}, {short(s["high"])}]\nfloor {floor}, n = {s["n"]}')
 
-def command_for(table: Table, dataset: str, drawn: bool) -> str:
-    "The commands that would make our scores, or ''"
-    if not table.trains: return ''
-    run, more = run_name(dataset, 'quick' if drawn else 'paper', 0, real=not drawn), '' if drawn else ' -p data_dir <folder> -p preset paper'
-    return f'papermill nbs/train.ipynb -p dataset {dataset}{more} && papermill nbs/evaluate.ipynb -p run {run}'
+def command_for(table: Table, dataset: str, drawn: bool, system: str = 'ours') -> str:
+    "The commands that would make the scores of a system, ours or a compared one that has a notebook, or ''"
+    name = next((n for n in written() if SYSTEMS[n].label == system), '')
+    if not table.trains or not (name or system == 'ours'): return ''
+    s = settings(dataset, 'quick' if drawn else 'paper', system=name, context=context_of(name, 'official'))
+    run, more = run_name(dataset, s.preset, 0, real=not drawn, variant=variant_of(s)), '' if drawn else ' -p data_dir <folder> -p preset paper'
+    return f'papermill nbs/train.ipynb -p dataset {dataset}{more}{f" -p system {name}"*bool(name)}{" -p context official"*(s.context > 1)} && papermill nbs/evaluate.ipynb -p run {run}'
 
 def clips_cell(s: dict) -> Cell:
     "Length and size of the clips that were scored, and the paper's where real clips were of another"
@@ -396,7 +399,7 @@ def system_rows(name, dataset, system, scores, metrics, drawn) -> list:
         for m in metrics:
             if not drawn and m in t.metrics: cells.append(Cell('') if out else printed_cell(name, dataset, system, m))
             cells.append(score_cell(row.get(m)))
-        command = some['command'] if some else command_for(t, dataset, drawn) if system == 'ours' else ''
+        command = some['command'] if some else command_for(t, dataset, drawn, system)
         out.append(cells + [Cell()]*(not metrics) + [clips_cell(some)] + [Cell(text, code=True) if text else Cell() for text in (some['run'] if some else '', command)])
     return out
 

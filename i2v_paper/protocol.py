@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'LONG', 'LABELS', 'COST', 'Protocol', 'protocol_of', 'compared', 'Material', 'gather', 'network',
-           'choose', 'measure', 'find_run', 'in_order', 'score_table', 'keep_scores', 'evaluation_plan',
+           'choose', 'measure', 'find_run', 'system_label', 'in_order', 'score_table', 'keep_scores', 'evaluation_plan',
            'show_material']
 
 # %% ../nbs/17_protocol.ipynb #69da08e1
@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .compared.blocks import begin
+from .compared.systems import label_of
 from .control import true_eta
 from .core import RUNS, Problem, Progress, Run, nearest, run_name, write_json
 from .data import load_clips
@@ -67,7 +69,7 @@ def _spread_out(n, of): return np.linspace(0, of - 1, min(n, of)).round().astype
 
 @torch.no_grad()
 def gather(
-    system,               # an I2V
+    system,               # an I2V, or a compared System
     s,                    # its Settings
     data_dir=None,        # folder of the real data set; None: drawn
     n_clips=256,          # test clips; 0: all that § C.2 asks for
@@ -80,7 +82,7 @@ def gather(
 ) -> Material:
     "Real, generated, still, other and true clips of a data set under its protocol (supplement C.2)"
     p, rule = protocol_of(s.dataset), EVALUATION.get(s.dataset); T = s.frames*p.times
-    n = n_clips or (rule.total if rule and rule.total else 256); data = dict(frames=T, size=s.size, data_dir=data_dir, report=report); notes = []
+    n = n_clips or (rule.total if rule and rule.total else 256); data = dict(frames=T + s.context - 1, size=s.size, data_dir=data_dir, report=report); notes = []
     if data_dir:
         test = load_clips(s.dataset, 'test', protocol=s.dataset in EVALUATION, **data); train = load_clips(s.dataset, 'train', n=max(n_clips, 64), seed=seed, **data)
         which, more, others = _spread_out(n_clips or len(test), len(test)), train, range(min(len(train), n_clips or len(test)))
@@ -90,17 +92,17 @@ def gather(
     sets = dict(real=[], futures=[], still=[])
     bar = Progress('futures', len(which))
     for k, i in enumerate(range(0, len(which), chunk)):
-        clip = test.batch(which[i:i + chunk]).to(device); x0 = clip[:, 0]
-        told = true_eta(s.control, test, which[i:i + chunk]); fut = system.lengthen(x0, p.times, n_futures, seed + 1_000_003*k, eta=None if told is None else told.to(device))
+        start, clip = begin(system, test.batch(which[i:i + chunk]).to(device)); x0 = clip[:, 0]
+        told = true_eta(s.control, test, which[i:i + chunk]); fut = system.lengthen(start, p.times, n_futures, seed + 1_000_003*k, eta=None if told is None else told.to(device))
         cut = lambda X: compared(x0, X, p)
         sets['real'].append(compared(x0, clip[:, 1:], p, offset)); sets['still'].append(cut(x0[:, None].expand_as(clip[:, 1:])))
         sets['futures'].append(torch.stack([cut(f) for f in fut.unbind(1)], 1))
         sets = {name: [to_bytes(v).cpu() for v in parts] for name, parts in sets.items()}
         bar.update(min(i + chunk, len(which)))
     bar.close()
-    other = torch.cat([to_bytes(compared(c[:, 0], c[:, 1:], p, offset)) for c in (more.batch(others[i:i + chunk]) for i in range(0, len(others), chunk))])
+    other = torch.cat([to_bytes(compared(c[:, 0], c[:, 1:], p, offset)) for c in (begin(system, more.batch(others[i:i + chunk]))[1] for i in range(0, len(others), chunk))])
     true = None
-    if not data_dir:
+    if not data_dir and s.context == 1:                                  # from several frames on, the future is not drawn again
         draw = lambda i: torch.from_numpy(find_standin(s.dataset).futures(TEST_SEED + int(i), n_futures, T + 1, s.size, p.times)).permute(0, 1, 4, 2, 3)
         true = torch.stack([compared(v[:, 0], v[:, 1:], p) for v in map(draw, which)])
     if len(other) < len(which): notes.append(f'only {len(other)} other real clips for the floor of {len(which)}: it is higher than it should be')
@@ -141,6 +143,7 @@ def measure(
     label='ours',          # what to call 'ours', such as 'ours w/o cINN'
 ) -> list:
     "Records of one metric, one a system"
+    systems = [k for k in systems if k == 'ours' or k != label]                    # repeating x0 is scored once
     row = metric(name); N, n = m.futures.shape[:2]; out = []
     sets = {'ours': m.futures, 'repeat x0': m.still[:, None].expand(-1, n, *[-1]*4), 'true futures': m.true}
     sets = {k: v for k, v in sets.items() if k in systems and v is not None}
@@ -165,16 +168,20 @@ def measure(
     return out
 
 # %% ../nbs/17_protocol.ipynb #11a4c890
-def find_run(run='', dataset='iper', preset='quick', seed=0, data_dir='') -> Run:
+def find_run(run='', dataset='iper', preset='quick', seed=0, data_dir='', variant='') -> Run:
     "A finished run by name or path, or by what it was trained on; `Problem` naming those that exist"
-    name = run or run_name(dataset, preset, seed, real=bool(data_dir)); path = Path(name) if '/' in name else RUNS/name
+    name = run or run_name(dataset, preset, seed, real=bool(data_dir), variant=variant); path = Path(name) if '/' in name else RUNS/name
     if not (path/'run.json').exists():
-        there = sorted(p.parent.name for p in RUNS.glob('*/dynamics.safetensors'))
+        there = sorted(p.parent.name for p in RUNS.glob('*/run.json') if (p.parent/'dynamics.safetensors').exists() or (p.parent/'system.safetensors').exists())
         raise Problem(f'there is no run {name!r} in {path.parent}: {nearest(name, there) if there else "no run is finished"}\n'
-                      f'train it first: papermill nbs/train.ipynb -p dataset {dataset}' + (f' -p preset {preset}' if preset != 'quick' else '') + (f' -p seed {seed}' if seed else ''))
+                      f'train it first: papermill nbs/train.ipynb -p dataset {dataset}' + (f' -p preset {preset}' if preset != 'quick' else '') + (f' -p seed {seed}' if seed else '') + (f' -p system {variant.split("-")[0]}' if variant else '') + (' -p context official' if '-' in variant else ''))
     return Run(path)
 
 LABELS = {'': 'ours', 'cinn': 'ours w/o cINN', 'x0': 'ours w/o x0', 'adain': 'ours w/o ADAIN'}       # as the BAIR table names the ablations
+
+def system_label(s) -> str:
+    "What scores call the system of a run's settings"
+    return label_of(s) if s.system else LABELS[s.ablation]
 
 COST = {'DTFVD-drawn': 1, 'DTI3D-drawn MSE x1000': 2, 'FID-EffLite0': 3, 'EffLite0 MSE': 4, 'EffLite0 cosine': 5, 'ST-LPIPS': 6}      # order of showing
 
@@ -184,7 +191,7 @@ def in_order(nets):
 
 def score_table(records):
     "The scores as Markdown: a row a metric, a column a system; the interval below the value"
-    found = list(dict.fromkeys(r['system'] for r in records)); systems = [k for k in found if k.startswith('ours')] + [k for k in found if not k.startswith('ours')]; rows = []
+    found = list(dict.fromkeys(r['system'] for r in records)); systems = sorted(found, key=lambda k: k in ('repeat x0', 'true futures'))      # the run first; rows = []
     digits = lambda x: f'{x:.3g}' if abs(x) < 1000 else f'{x:.0f}'
     for name in dict.fromkeys(r['metric'] for r in records):
         mine = {r['system']: r for r in records if r['metric'] == name}; any_ = next(iter(mine.values()))

@@ -74,6 +74,7 @@ class System(nn.Module):
         "n futures of times*T frames: a recurrent system rolls on, another goes on from its last frame; which, is `sample`'s business"
         return self.sample(context, times*self.s.frames, n, seed)
 
+# %% ../../nbs/compared/blocks.ipynb #e0b65a65
 def begin(
     system,            # a System, or an I2V
     clip,              # (B, n_context + T, 3, S, S)
@@ -90,6 +91,7 @@ def chain(
     while sum(v.shape[1] for v in out) < n_frames: out.append(one(out[-1][:, -1] if out else x0, step_generator(seed, name, k))); k += 1
     return torch.cat(out, 1)[:, :n_frames]
 
+# %% ../../nbs/compared/blocks.ipynb #ec1e4132
 def adam(params, lr, betas=(.9, .999), weight_decay=0.):
     "Adam, the fused kernel"
     return torch.optim.Adam(list(params), lr, betas, weight_decay=weight_decay, fused=True)
@@ -104,7 +106,6 @@ def ramp(step, steps, begin=0., end=1/3):
     "A weight that rises linearly from 0 to 1 between two fractions of the training"
     return min(max((step/max(steps, 1) - begin)/(end - begin), 0.), 1.)
 
-# %% ../../nbs/compared/blocks.ipynb #cbcf3c4b
 def fit(
     system,            # a System
     run,               # an open Run; the weights go to its system.safetensors, the losses to log-system.csv
@@ -128,7 +129,7 @@ def fit(
         with atomic(run.file('system')) as tmp: save_file(pack(dict(system=system), {}), tmp)
     return system
 
-# %% ../../nbs/compared/blocks.ipynb #f7de60ab
+# %% ../../nbs/compared/blocks.ipynb #f8ce2cb4
 def mlp(*dims, act=nn.ReLU, last=None):
     "Linear layers of these widths with `act` between them, and `last` after the last if given"
     layers = [l for a, b in zip(dims, dims[1:]) for l in (nn.Linear(a, b), act())][:-1]
@@ -151,7 +152,7 @@ def kl_normal(q, p=None):
     (m, s), (n, t) = q, p or (torch.zeros_like(q[0]), torch.ones_like(q[1]))
     return (t/s).log() + (s.square() + (m - n).square())/(2*t.square()) - .5   # (KL of two Gaussians)
 
-# %% ../../nbs/compared/blocks.ipynb #f8ce2cb4
+# %% ../../nbs/compared/blocks.ipynb #c60c9e35
 def _groups(c): return group_norm(c, max(c//8, 1))                # groups of eight channels or more
 
 def down2d(a, b, norm=True):
@@ -200,7 +201,7 @@ class ResBlock2d(nn.Module):
         self.net = nn.Sequential(*[l for _ in range(2) for l in (norm2d(norm, c), nn.LeakyReLU(leak), nn.Conv2d(c, c, 3, **pad))])
     def forward(self, x): return x + self.net(x)
 
-# %% ../../nbs/compared/blocks.ipynb #c60c9e35
+# %% ../../nbs/compared/blocks.ipynb #cd711ec4
 class ConvLSTMCell(nn.Module):
     "An LSTM step on maps: x (B, a, H, W), state (h, c) of (B, b, H, W) -> h, state. GroupNorm on gates and cell; n_init: channels that a first state is made of"
     def __init__(self, a, b, kernel=3, norm=True, n_init=0):
@@ -215,7 +216,7 @@ class ConvLSTMCell(nn.Module):
         h, c = state or self.initial(x); i, f, o, new = self.norm_g(self.gates(torch.cat([x, h], 1))).chunk(4, 1)
         c = (f + 1).sigmoid()*c + i.sigmoid()*new.tanh(); h = o.sigmoid()*self.norm_c(c).tanh(); return h, (h, c)
 
-# %% ../../nbs/compared/blocks.ipynb #cd711ec4
+# %% ../../nbs/compared/blocks.ipynb #74d891ae
 def identity_grid(h, w, like=None):
     "Coordinates (1, 2, H, W), x before y, at which every pixel finds itself"
     y, x = torch.linspace(-1, 1, h), torch.linspace(-1, 1, w)
@@ -236,7 +237,7 @@ def edge_tv(flow, img, sigma=.1):
         edge = img.diff(dim=d).abs().sum(1, keepdim=True); total = total + ((-edge/sigma).exp()*flow.diff(dim=d).abs()).mean()
     return total
 
-# %% ../../nbs/compared/blocks.ipynb #74d891ae
+# %% ../../nbs/compared/blocks.ipynb #25eccfa9
 def down3d(a, b, stride_t=2, norm='group', spectral=False):
     "(B, a, T, H, W) -> (B, b, T/stride_t, H/2, W/2): 4 x 4 (and 4, or 3 without stride, in time) convolution, norm ('group', 'instance', 'batch', or ''), leaky ReLU"
     conv = nn.Conv3d(a, b, (4 if stride_t == 2 else 3, 4, 4), (stride_t, 2, 2), 1)
