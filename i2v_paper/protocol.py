@@ -88,7 +88,7 @@ def gather(
         which, more, others = _spread_out(n_clips or len(test), len(test)), train, range(min(len(train), n_clips or len(test)))
         notes += test.notes
     else:
-        test = more = load_clips(s.dataset, 'test', n=2*n, span=p.times, **data); which, others = np.arange(n), range(n, 2*n)
+        test = more = load_clips(s.dataset, 'test', n=2*n, span=data['frames']/s.frames, **data); which, others = np.arange(n), range(n, 2*n)
     sets = dict(real=[], futures=[], still=[])
     bar = Progress('futures', len(which))
     for k, i in enumerate(range(0, len(which), chunk)):
