@@ -6,12 +6,13 @@
 __all__ = ['to01', 'to11', 'System', 'begin', 'chain', 'adam', 'update', 'ramp', 'fit', 'mlp', 'GaussianHead', 'rsample',
            'kl_normal', 'down2d', 'up2d', 'widths2d', 'Encoder2d', 'Decoder2d', 'norm2d', 'ResBlock2d', 'ConvLSTMCell',
            'identity_grid', 'warp', 'compose', 'edge_tv', 'down3d', 'strides3d', 'Encoder3d', 'Disc3d', 'gan_loss',
-           'gram', 'langevin']
+           'gram', 'langevin', 'blob_clips', 'find_blob']
 
 # %% ../../nbs/compared/blocks.ipynb #fff810ba
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..core import Problem, atomic, nearest, pack, step_generator, train_stage
+from ..data import Clips
 from ..encoder import group_norm
 from ..video import batch_of, steps_of
 
@@ -293,3 +295,17 @@ def langevin(
         with torch.enable_grad(): grads = torch.autograd.grad(energy(*u).sum(), u)
         u = [(v - step**2/2*g + (step*torch.randn(v.shape, generator=generator).to(v) if noise else 0.)).detach() for v, g in zip(u, grads)]
     return u
+
+# %% ../../nbs/compared/blocks.ipynb #d1af91df
+def blob_clips(n, frames=6, size=16, seed=0, speed=1., width=1.5, tile=4):
+    "Toy `Clips`: n of `frames` + 1 frames in which a bright blob of `width` leaves the middle of a floor of tiles at `speed`, pixels (a frame); factors: direction (n,), radians, and centre (n, frames + 1, 2)"
+    rng = np.random.default_rng(seed); angle = rng.uniform(0, 2*np.pi, n); way = np.stack([np.cos(angle), np.sin(angle)], 1)
+    start = (size - 1)/2 + rng.uniform(-1, 1, (n, 2)); centre = start[:, None] + speed*np.arange(frames + 1)[:, None]*way[:, None]      # (n, T+1, 2)
+    y, x = np.mgrid[:size, :size]; far = (x - centre[..., 0, None, None])**2 + (y - centre[..., 1, None, None])**2
+    blob = np.exp(-far/(2*width**2))[..., None]; floor = rng.uniform(.05, .35, (n, 1, size//tile, size//tile, 3)).repeat(tile, 2).repeat(tile, 3)      # tiles
+    video = (255*(floor + (1 - floor)*blob)).astype(np.uint8); return Clips(video, dict(direction=angle, centre=centre), 'blob', f'blob-{n}-{frames}-{size}-{seed}', True)
+
+def find_blob(frames):
+    "Centre (x, y), pixels (..., 2), and mass (...) of what is bright in toy frames (..., 3, S, S) in [-1, 1]"
+    w = (frames.mean(-3) - .1).clamp_min(0); mass = w.sum((-2, -1)); y, x = torch.meshgrid(*map(torch.arange, w.shape[-2:]), indexing='ij')
+    return torch.stack([(w*x).sum((-2, -1)), (w*y).sum((-2, -1))], -1)/mass.clamp_min(1e-6)[..., None], mass
