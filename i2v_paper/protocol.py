@@ -191,7 +191,7 @@ def in_order(nets):
 
 def score_table(records):
     "The scores as Markdown: a row a metric, a column a system; the interval below the value"
-    found = list(dict.fromkeys(r['system'] for r in records)); systems = sorted(found, key=lambda k: k in ('repeat x0', 'true futures'))      # the run first; rows = []
+    found = list(dict.fromkeys(r['system'] for r in records)); systems = sorted(found, key=lambda k: k in ('repeat x0', 'true futures')); rows = []      # the run first
     digits = lambda x: f'{x:.3g}' if abs(x) < 1000 else f'{x:.0f}'
     for name in dict.fromkeys(r['metric'] for r in records):
         mine = {r['system']: r for r in records if r['metric'] == name}; any_ = next(iter(mine.values()))

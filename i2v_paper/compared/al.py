@@ -90,7 +90,7 @@ class AL(System):
     def optimizers(self): return dict(all=adam(self.parameters(), self.h.lr, (.5, .999)))
     def draw(self, clips, generator):
         if self.h.code == 'measured': return super().draw(clips, generator)
-        self.which = torch.randint(min(self.h.videos, len(clips)), (self.h.batch,), generator=generator); return clips.batch(self.which.tolist())
+        m = min(self.h.videos, len(clips)); self.which = torch.randint(m, (self.h.batch,), generator=generator); return clips.batch([i*len(clips)//m for i in self.which.tolist()])      # spread over the videos
     def code(self, flow):
         "The code (B, d) of a flow in pixels"
         return self.encoder(F.interpolate(flow/self.h.most, (32, 32), mode='bilinear', align_corners=True))[0]
