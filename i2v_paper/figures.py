@@ -141,7 +141,7 @@ def captioned(picture, caption: str):
 
 def in_few_colours(page, n=255):
     "A Pillow image in n colours, dithered: a sheet of photographs as a PNG of half the size"
-    return page.quantize(palette=page.quantize(n, Image.Quantize.MEDIANCUT), dither=Image.Dither.FLOYDSTEINBERG)
+    return page.quantize(palette=page.quantize(n, Image.Quantize.MAXCOVERAGE), dither=Image.Dither.FLOYDSTEINBERG)
 
 def numbers_of(T, n=9):
     "Numbers of at most n frames of a clip of x0 and T frames, evenly spaced, x0 first"
