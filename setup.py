@@ -21,7 +21,7 @@ setup(
     license="MIT",
     keywords=cfg["keywords"],
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={lib: ["weights/*"]},
+    package_data={lib: ["weights/*", "weights/trained/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={"dev": shlex.split(cfg["dev_requirements"])},

@@ -1012,6 +1012,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                      'i2v_paper.synthesis.gain': ('synthesis.html#gain', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.load_run': ('synthesis.html#load_run', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.motion': ('synthesis.html#motion', 'i2v_paper/synthesis.py'),
+                                     'i2v_paper.synthesis.run_of': ('synthesis.html#run_of', 'i2v_paper/synthesis.py'),
+                                     'i2v_paper.synthesis.ship_run': ('synthesis.html#ship_run', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.spread': ('synthesis.html#spread', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.tint': ('synthesis.html#tint', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.train_run': ('synthesis.html#train_run', 'i2v_paper/synthesis.py')},

@@ -34,7 +34,7 @@ from .dtfvd import backbone_settings, plot_confusion, plot_curves
 from .obedience import over_starts
 from .show import COLORS, Sheet, contact_sheet, motion_energy, style, table, to_uint8
 from .standins import TEST_SEED, find_standin
-from .synthesis import load_run
+from .synthesis import load_run, run_of
 from .video import build_video
 
 # %% ../nbs/18a_figures.ipynb #08ceff82
@@ -179,7 +179,7 @@ class Ask:
 
 def named(ask, dataset, variant='') -> Run:
     "The Run that a preset and a seed name, finished or not"
-    return Run(Path(ask.runs)/run_name(dataset, ask.preset, ask.seed, real=ask.real, variant=variant))
+    return run_of(run_name(dataset, ask.preset, ask.seed, real=ask.real, variant=variant), ask.runs)
 
 def training(ask, dataset, **more) -> str:
     "The command that trains it"

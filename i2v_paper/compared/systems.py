@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from .blocks import System, begin
 from ..core import RUNS, Problem, Run, nearest
 from ..standins import TEST_SEED, find_standin
-from ..synthesis import load_run, motion, spread, tint
+from ..synthesis import load_run, run_of, motion, spread, tint
 
 # %% ../../nbs/compared/systems.ipynb #e18d1798
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def load_system(
     return system.to(device).eval()
 def load_any(run, device='cpu'):
     "The trained system of a run, ours (an `I2V`) or a compared one (a `System`)"
-    run = run if isinstance(run, Run) else Run(run if '/' in str(run) else RUNS/str(run))
+    run = run_of(run)
     return (load_system if run.settings().system else load_run)(run, device)
 
 def variant_of(s) -> str:
