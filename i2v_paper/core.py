@@ -188,7 +188,7 @@ _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else V())
 _small_of = lambda d: _small | (_drift if d in (*TEXTURES, 'dtdb', 'landscape') else V())
 
 PRESETS = {
-    **{name: {d: row | _jitter[d] for d in DATASETS} for name, row in (('smoke', _smoke),)},
+    'smoke': {d: _smoke | _jitter[d] for d in DATASETS},
     'quick': {d: _quick_of(d) | _jitter[d] for d in DATASETS},
     'small': {d: _small_of(d) | _jitter[d] for d in DATASETS},
     'paper': {d: _paper | _px128 | _texture | V('supplement B.1', nf=32) for d in DATASETS} | {
