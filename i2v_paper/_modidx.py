@@ -391,6 +391,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                 'i2v_paper.core.seed_everything': ('core.html#seed_everything', 'i2v_paper/core.py'),
                                 'i2v_paper.core.set_learning_rate': ('core.html#set_learning_rate', 'i2v_paper/core.py'),
                                 'i2v_paper.core.settings': ('core.html#settings', 'i2v_paper/core.py'),
+                                'i2v_paper.core.shown': ('core.html#shown', 'i2v_paper/core.py'),
                                 'i2v_paper.core.step_generator': ('core.html#step_generator', 'i2v_paper/core.py'),
                                 'i2v_paper.core.train_stage': ('core.html#train_stage', 'i2v_paper/core.py'),
                                 'i2v_paper.core.unpack': ('core.html#unpack', 'i2v_paper/core.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'RUNS', 'CACHE', 'TEXTURES', 'DATASETS', 'PRESETS', 'find_root', 'Problem', 'nearest', 'check_parameters',
            'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'merge_json',
-           'pack', 'unpack', 'pick_device', 'provenance', 'peak_memory', 'run_name', 'command_of', 'Run', 'open_run',
-           'close_run', 'Log', 'clock', 'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
+           'pack', 'unpack', 'shown', 'pick_device', 'provenance', 'peak_memory', 'run_name', 'command_of', 'Run',
+           'open_run', 'close_run', 'Log', 'clock', 'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
 
 # %% ../nbs/00_core.ipynb #b22bb52c
 import csv, dataclasses, difflib, hashlib, json, math, os, platform, re, resource, subprocess, sys, time
@@ -278,6 +278,10 @@ def unpack(
         o.load_state_dict({'state': state, 'param_groups': o.state_dict()['param_groups']})
 
 # %% ../nbs/00_core.ipynb #3829d219
+def shown(path) -> str:
+    "A path as messages show it: within the project's folder from there"
+    return str(Path(path).relative_to(ROOT) if Path(path).is_relative_to(ROOT) else path)
+
 def pick_device(
     name: str,     # auto, cpu, cuda, cuda:1, mps
 ) -> str:

