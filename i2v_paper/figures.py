@@ -32,6 +32,7 @@ from .data import load_clips
 from .decoder import draw_decoder
 from .dtfvd import backbone_settings, plot_confusion, plot_curves
 from .obedience import over_starts
+from .paper import published
 from .show import COLORS, Sheet, contact_sheet, motion_energy, style, table, to_uint8
 from .standins import TEST_SEED, find_standin
 from .synthesis import load_run, run_of
@@ -384,9 +385,9 @@ def backbone_figure(e, ask, what, where=ROOT/'figures'):
     name = run_name(f'dtfvd{ask.frames}', ask.preset, ask.seed, real=ask.real); run = Run(Path(ask.runs)/name); committed = where/f'{what}-dtfvd{"" if ask.real else "-drawn"}-{ask.frames}.png'
     caption = f'{e.what} (supplement {e.section}): I3D on 18 classes of dynamics, {ask.frames} frames.'; tail = f' {"Real clips" if ask.real else "Drawn stand-in"}; run {name}.'
     if (run.path/'metrics.json').exists():
-        card = json.loads((run.path/'metrics.json').read_text(encoding='utf-8')); title = f'{e.title} · {"real clips" if ask.real else "drawn stand-in"} · {name}'
+        theirs = {p.metric: p.printed for p in published('dtfvd')}; card = json.loads((run.path/'metrics.json').read_text(encoding='utf-8')); title = f'{e.title} · {"real clips" if ask.real else "drawn stand-in"} · {name}'
         with style(): fig = plot_confusion(torch.tensor(card['confusion']), card['classes'], title) if what == 'confusion' else plot_curves(Log(run.path/'log-backbone.csv'), title)
-        return Plate(e.title, f'{caption} Test accuracy {100*card["test_accuracy"]:.1f} % of {card["n_test"]} clips, training {100*card["train_accuracy_logged"]:.1f} %; the supplement: 84.0 % and 81.7 % on DTDB.{tail}', {}, [], [run], not ask.real, fig, moving=False)
+        return Plate(e.title, f'{caption} Test accuracy {100*card["test_accuracy"]:.1f} % of {card["n_test"]} clips, training {100*card["train_accuracy_logged"]:.1f} %; the supplement: {theirs["accuracy, test"]} % and {theirs["accuracy, training"]} % on DTDB.{tail}', {}, [], [run], not ask.real, fig, moving=False)
     sources = json.loads((where/'sources.json').read_text(encoding='utf-8')) if (where/'sources.json').exists() else {}
     if committed.exists() and sources.get(committed.name, {}).get('run') == name:
         return Plate(e.title, caption + tail + ' The picture that came with the project.', {}, [], [run], not ask.real, Image.open(committed), dict(source=sources[committed.name]), False)
