@@ -173,7 +173,7 @@ _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidd
 _smoke = _paper | _tiny | V('ours: seconds', n_train=64, n_test=16, embed_steps=8, video_steps=8, critic_start=.5, flow_steps=20, nf=4, z_dim=8, warmup=2,
                             n_blocks=4, flow_hidden=32, embed_channels=(16, 16, 32, 32), embed_dim=16, video_batch=4, percep_frames=8)
 _quick = _paper | _tiny | V('ours: minutes', minutes=7., n_train=4000, embed_steps=200, video_steps=1000, critic_start=.8, flow_steps=800)
-_small = _quick | V('ours: under an hour', frames=16, n_train=10_000, embed_steps=1000, video_steps=4000, critic_start=.05, z_dim=32, max_mult=8, enc_channels=(24, 48, 96, 96),
+_small = _quick | V('ours: under an hour', minutes=57., frames=16, n_train=10_000, embed_steps=1000, video_steps=4000, critic_start=.05, z_dim=32, max_mult=8, enc_channels=(24, 48, 96, 96),
                       flow_steps=4000, grow_t=(1, 1, 1, 0, 1), enc_stride_t=(2, 2, 2), disc_stride_t=(2, 2, 2), disc_frames=16)
 
 _bair = V('authors: released configuration', jitter=(.1, .1, .1, 0.), video_epochs=55, embed_dim=64)
@@ -183,7 +183,7 @@ _released = lambda **values: V('authors: released configuration', **values)
 _jitter = {d: _released(jitter={'bair': (.1, .1, .1, 0.), 'iper': (.2, .2, .2, 0.)}.get(d, (.3, .3, .3, .15))) for d in DATASETS}
 
 _drift = V('ours: what drifts is learned slowly', video_lr=1e-3, critic_start=.8, beta=3e-4, z_dim=16, max_mult=4, enc_channels=(16, 32, 64, 64))
-_limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800)
+_limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800, minutes=8.)
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else V())
 _small_of = lambda d: _small | (_drift if d in (*TEXTURES, 'dtdb', 'landscape') else V())
 
