@@ -47,7 +47,9 @@ def tiled(x, z):
     "Maps (B, c, H, W) with z (B, n) at every place: (B, c + n, H, W)"
     return torch.cat([x, z[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
 
-def conv2d(a, b, stride=1): return nn.Sequential(nn.Conv2d(a, b, *((3, 1, 1) if stride == 1 else (4, 2, 1))), nn.InstanceNorm2d(b, affine=True), nn.ReLU())
+def conv2d(a, b, stride=1):
+    "Convolution (N, a, H, W) -> (N, b, H/stride, W/stride), instance norm, ReLU; stride 1 or 2"
+    return nn.Sequential(nn.Conv2d(a, b, *((3, 1, 1) if stride == 1 else (4, 2, 1))), nn.InstanceNorm2d(b, affine=True), nn.ReLU())
 
 class PairEncoder(nn.Module):
     "q(z_t|x_t, x_{t+1}): two frames (N, 3, S, S) -> mean and deviation (N, nz); log variances within 10 of 0"
