@@ -38,17 +38,18 @@ def write_readme():
     with atomic(ROOT/'README.md') as tmp: tmp.write_text(readme(), encoding='utf-8')
 
 # %% ../nbs/22_pages.ipynb #6f7f8d98
-def results() -> dict:
-    "What figures/results.json holds, or nothing yet"
-    file = ROOT/'figures'/'results.json'
+def results(name='results.json') -> dict:
+    "What figures/results.json, or another file there, holds; or nothing yet"
+    file = ROOT/'figures'/name
     return json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
 
 def results_table():
     "A Markdown table of the committed runs: data, preset, time, and what `examine` found, with the command that makes each"
     rows = ['| run | gain over repeating x0 | futures: spread, motion (truth = 1) | residuals: mean, std | minutes | command |', '|---|---|---|---|---|---|']
+    cost = results('costs.json').get('runs', {})
     for name, r in results().get('runs', {}).items():
         ratio = f'{r["spread_ratio"]:.2f}, {r["motion_ratio"]:.2f}' if 'spread_ratio' in r else f'-, {r["motion_ratio"]:.2f}'
-        rows.append(f'| {name} ({r["data"]}) | {r["gain"]:+.1f} dB (n = {r["n"]}) | {ratio} | {r["nu"]["mean"]:+.2f}, {r["nu"]["std"]:.2f} | {r["minutes"]:.1f} | `{r["command"]}` |')
+        rows.append(f'| {name} ({r["data"]}) | {r["gain"]:+.1f} dB (n = {r["n"]}) | {ratio} | {r["nu"]["mean"]:+.2f}, {r["nu"]["std"]:.2f} | {(cost.get(name) or r)["minutes"]:.1f} | `{r["command"]}` |')
     return Markdown('\n'.join(rows))
 
 def scores_of(run: str):

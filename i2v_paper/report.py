@@ -144,6 +144,7 @@ def publish(
     numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'best', 'still', 'best_ratio', 'motion_true', 'spread', 'spread_true', 'data') if k in m} | ({'nu': {k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}} if 'nu' in m else {})
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
     cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
-    merge_json(where/'results.json', **{'compared' if s.system else 'runs': {name: numbers | cost | source}})
+    merge_json(where/'results.json', **{'compared' if s.system else 'runs': {name: numbers | source}})
+    merge_json(where/'costs.json', runs={name: cost})                                       # of another day they would be others
     merge_json(where/'sources.json', **{f.name: source for f in made})
     return made
