@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .arm import HIGH, LOW
-from .cinn import DIRECTION_BINS, ENDPOINT_BINS, one_hot_bins
+from .cinn import DIRECTION_BINS, ENDPOINT_BINS, OFFICIAL_BINS, one_hot_bins
 from .core import Problem, nearest
 from .formats import BOX_LOW, BOX_SPAN
 from .standins import measure_wind
@@ -26,7 +26,8 @@ class Control(NamedTuple):
     words: str
 
 CONTROLS = {'endpoint': Control('endeffector', ENDPOINT_BINS, 'where the end effector is in the last frame'),
-            'direction': Control('direction', (DIRECTION_BINS,), 'the direction in which clouds drift')}
+            'direction': Control('direction', (DIRECTION_BINS,), 'the direction in which clouds drift'),
+            'endpoint-official': Control('endeffector', OFFICIAL_BINS, 'where the end effector is in the last frame')}     # as the authors' released flow
 
 def control_of(name) -> Control:
     "A row of `CONTROLS`; `Problem` for a name that does not exist"
@@ -44,8 +45,9 @@ def unit_values(name, values, drawn=True):
     low, span = workspace(drawn); return ((v.reshape(-1, 3) - low)/span).clip(0, 1)
 
 def eta(name, values, drawn=True):
-    "One-hot vectors (N, 80) of end points in metres (N, 3), or (N, 36) of directions in radians (N,) (supplement B.2)"
-    return one_hot_bins(unit_values(name, values, drawn), list(control_of(name).bins))
+    "One-hot vectors (N, 80) of end points in metres (N, 3), (N, 30) in the authors' bins, or (N, 36) of directions in radians (N,) (supplement B.2)"
+    bins, unit = list(control_of(name).bins), unit_values(name, values, drawn)
+    return one_hot_bins((unit - 1e-5).clip(0) if name == 'endpoint-official' else unit, bins)      # theirs round down a little
 
 def middles(name, vectors, drawn=True):
     "The middle of the bins that one-hot vectors name: metres (N, 3) or radians (N,)"
@@ -58,7 +60,7 @@ def factor_values(name, factors):
     c = control_of(name)
     if c.factor not in factors: raise Problem(f'control = {name} needs to know {c.words}, and these clips do not tell\n'
         'use dataset bair for end points, dtdb-clouds or landscape for directions; of filmed clouds nobody published the directions')
-    return factors[c.factor][:, -1] if name == 'endpoint' else factors[c.factor]
+    return factors[c.factor][:, -1] if c.factor == 'endeffector' else factors[c.factor]
 
 def true_eta(name, clips, which=None):
     "One-hot vectors of clips as they are, (N, dim), all or the given ones; None where `name` is empty"

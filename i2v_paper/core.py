@@ -73,6 +73,7 @@ class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
     dataset: str = ''; preset: str = ''
     control: str = ''; ablation: str = ''; system: str = ''; context: int = 1   # eta: endpoint or direction; left out: cinn, x0 or adain; a compared system instead of ours, and the frames it may see
+    released: bool = False       # the authors' own weights, see 19a_released
     minutes: float = 0.          # expected on two CPU cores; 0: unknown
     frames: int = 16             # T, frames to predict after x0
     size: int = 64               # pixels, square
@@ -318,7 +319,8 @@ def run_name(dataset: str, preset: str, seed: int, run: str = '', real: bool = F
 def command_of(notebook: str, given: dict, **usual) -> str:
     "The command that repeats an entry point: parameters with their usual values are left out, a folder's path is not told"
     told = {k: v for k, v in given.items() if k not in ('device', 'resume', 'weights') and v not in ('', 0, False, None) and v != usual.get(k)}
-    return ' '.join([f'papermill nbs/{notebook}.ipynb', *(f'-p {k} {"<folder>" if k == "data_dir" else v}' for k, v in told.items())])
+    plain = lambda k, v: '<folder>' if k == 'data_dir' else 'official:<folder>' if str(v).startswith('official:') else v
+    return ' '.join([f'papermill nbs/{notebook}.ipynb', *(f'-p {k} {plain(k, v)}' for k, v in told.items())])
 
 class Run:
     "A folder that remembers an experiment; see `Run.open`"

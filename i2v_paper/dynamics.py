@@ -50,7 +50,8 @@ class Dynamics(nn.Module):
         super().__init__()
         self.blind = s.ablation == 'x0'                                     # the ablation "without x0": all pictures have one code
         self.cinn = CINN(s.z_dim, s.embed_dim, ETA_DIMS[s.control], n_blocks=s.n_blocks, hidden=s.flow_hidden or None, depth=s.flow_depth,
-                         leaky=s.flow_leaky or None, clamp=s.flow_clamp or None, count_leaky=s.preset != 'official')
+                         leaky=s.flow_leaky or None, clamp=s.flow_clamp or None, count_leaky=s.preset != 'official',
+                         full_every=4 if s.control == 'endpoint-official' else 1)     # the authors' controlled blocks
         self.register_buffer('mean', torch.zeros(s.embed_dim)); self.register_buffer('scale', torch.ones(s.embed_dim))
     def fit_scale(self, code):
         "Takes mean and scale from the training codes (N, embed_dim)"

@@ -35,6 +35,7 @@ from .obedience import over_starts
 from .paper import published
 from .show import COLORS, Sheet, contact_sheet, motion_energy, style, table, to_uint8
 from .standins import TEST_SEED, find_standin
+from .released import PREFIX, released_run
 from .synthesis import load_run, run_of
 from .video import build_video
 
@@ -174,12 +175,18 @@ class Ask:
     cycles: int = 2; fps: float = 8.
     device: str = 'cpu'
     runs: Path = RUNS
+    run: str = ''            # official:<folder>: the authors' weights in place of our runs
+    data_dir: str = ''       # real clips for these
     def __post_init__(self):
+        if self.run and not self.run.startswith(PREFIX): raise Problem(f'run = {self.run!r} is not of the form official:<folder>\nour own runs are named by preset and seed')
+        if self.data_dir and not self.run: raise Problem("data_dir is for the authors' weights: -p run official:<folder>\nthe real clips of our own runs are in their records: -p real True")
         for name in ('n_starts', 'n_futures', 'n_clips', 'cycles', 'fps'):
             if getattr(self, name) <= 0: raise Problem(f'{name} = {getattr(self, name)} shows nothing: give a number above 0')
 
 def named(ask, dataset, variant='') -> Run:
-    "The Run that a preset and a seed name, finished or not"
+    "The Run that a preset and a seed name, finished or not; with the authors' weights, that of their folder"
+    if ask.run and variant in ('', 'endpoint'): return released_run(ask.run, dataset, variant == 'endpoint', ask.runs)
+    if ask.run and variant == 'direction': raise Problem('the authors released no flow that is told a direction\ntrain one: papermill nbs/train.ipynb -p dataset dtdb-clouds -p control direction')
     return run_of(run_name(dataset, ask.preset, ask.seed, real=ask.real, variant=variant), ask.runs)
 
 def training(ask, dataset, **more) -> str:
@@ -193,7 +200,7 @@ def trained(ask, dataset, control='', n=0):
         there = [p for p in PRESETS if Run(Path(ask.runs)/run_name(dataset, p, ask.seed, real=ask.real, variant=control)).file('dynamics').exists()]
         raise Problem(f'there is no finished run {run.path.name} in {run.path.parent}\ntrain it: {training(ask, dataset, control=control)}' + (f'\nor draw from what is there: -p preset {there[0]}' if there else ''))
     system = load_run(run, ask.device); s, given = system.settings, run.record['parameters']
-    return system, load_clips(dataset, 'test', s.frames, s.size, n=n or s.n_test, data_dir=given.get('data_dir') or None, seed=given['seed'], report=None), run
+    return system, load_clips(dataset, 'test', s.frames, s.size, n=n or s.n_test, data_dir=(ask.data_dir if ask.run else given.get('data_dir')) or None, seed=given['seed'], report=None), run
 
 def spread_out(n, of):
     "n numbers below `of`, evenly spaced"
@@ -375,9 +382,9 @@ def failures(e, ask, n=5):
 # %% ../nbs/18a_figures.ipynb #4a767c4d
 def decoder_figure(e, ask):
     "Fig. 1: the decoder that a preset builds"
-    s = settings(e.dataset, ask.preset); net = build_video(s).decoder; n = sum(p.numel() for p in net.parameters())/1e6
-    fig = draw_decoder(net); fig.suptitle(f'{e.title} · {e.dataset}, preset {ask.preset}')
-    return Plate(e.title, f'{e.what} (supplement {e.section}), drawn from the network that the preset {ask.preset} builds for {e.dataset}: {len(net.blocks)} blocks, channel factor {s.nf}, {n:.2f} million parameters.', {}, [], still=fig, moving=False)
+    s = named(ask, e.dataset).settings() if ask.run else settings(e.dataset, ask.preset); net = build_video(s).decoder; n = sum(p.numel() for p in net.parameters())/1e6
+    fig = draw_decoder(net); fig.suptitle(f'{e.title} · {e.dataset}, preset {s.preset}')
+    return Plate(e.title, f'{e.what} (supplement {e.section}), drawn from the network that the preset {s.preset} builds for {e.dataset}: {len(net.blocks)} blocks, channel factor {s.nf}, {n:.2f} million parameters.', {}, [], still=fig, moving=False)
 
 def backbone_figure(e, ask, what, where=ROOT/'figures'):
     "Figs. 2 and 3 from a run of dtfvd, or its committed picture"
@@ -463,15 +470,15 @@ def figure(name, ask) -> Plate:
 
 # %% ../nbs/18a_figures.ipynb #180246aa
 def place_of(ask, out='') -> Path:
-    "Where figures belong: `out`, or figures/ of this project, or, of real clips, whose frames may not be ours to hand on, runs/figures"
-    return Path(out).expanduser() if out else Path(ask.runs)/'figures' if ask.real else ROOT/'figures'
+    "Where figures belong: `out`, or figures/ of this project, or, of real clips or the authors' weights, which may not be ours to hand on, runs/figures"
+    return Path(out).expanduser() if out else Path(ask.runs)/'figures' if ask.real or ask.run else ROOT/'figures'
 
 def write_figure(name, plate, ask, where) -> list:
     "Writes film and sheet of a plate, their sources and what was measured; returns the files"
     where = Path(where); where.mkdir(parents=True, exist_ok=True); files = [where/f'{name}.png']
     in_few_colours(sheet_of(plate)).save(files[0], optimize=True)
     if plate.moving: files.insert(0, save_film(plate, where/f'{name}.webp', ask.fps, ask.cycles))
-    usual, records = Ask(), [r.record if (r.path/'run.json').exists() else {} for r in plate.runs]; told = {k: getattr(ask, k) for k in ('preset', 'seed', 'n_starts', 'n_futures', 'real', 'frames', 'n_clips')}
+    usual, records = Ask(), [r.record if (r.path/'run.json').exists() else {} for r in plate.runs]; told = {k: getattr(ask, k) for k in ('run', 'data_dir', 'preset', 'seed', 'n_starts', 'n_futures', 'real', 'frames', 'n_clips')}
     command = command_of('figures', dict(which=name) | told, **{k: getattr(usual, k) for k in told})
     commit, mark = (records[0].get('provenance', {}).get('commit'), records[0].get('data', {}).get('fingerprint')) if records else (provenance()['commit'], None)
     source = plate.numbers.get('source') or dict(run=plate.runs[0].path.name if plate.runs else '', commit=commit, fingerprint=mark)

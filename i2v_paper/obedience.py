@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'TipReader', 'tip_reader', 'over_starts', 'end_points', 'directions', 'keeps_speed', 'transfers',
-           'sharpness', 'endurance', 'Claim', 'verdict', 'obey', 'obedience_table', 'Pair', 'open_pair',
-           'keep_obedience']
+           'sharpness', 'endurance', 'Claim', 'verdict', 'obey', 'obedience_table', 'Pair', 'released_pair',
+           'open_pair', 'keep_obedience']
 
 # %% ../nbs/17a_obedience.ipynb #8ac44917
 import json
@@ -23,6 +23,7 @@ from .control import eta, factor_values, find_wind, middles, true_eta
 from .core import CACHE, ROOT, RUNS, Problem, Progress, Run, atomic, command_of, merge_json, provenance, run_name, write_json
 from .data import load_clips
 from .features import blurred
+from .released import PREFIX, ReleasedRun, released_run
 from .show import table
 from .standins import TEST_SEED, angle_between, find_standin
 from .synthesis import load_run
@@ -78,15 +79,15 @@ def _pair_distance(p):
 @torch.no_grad()
 def end_points(told, free, clips, reader, n=5, seed=0, n_starts=64) -> dict:
     "Errors of end points, pixels, of a system with control `endpoint` and one without; ways there; each with its interval (supplement A.5)"
-    which = range(min(n_starts, len(clips))); x0 = clips.batch(which)[:, 0]; S = x0.shape[-1]
+    which = range(min(n_starts, len(clips))); x0 = clips.batch(which)[:, 0]; S = x0.shape[-1]; name = getattr(getattr(told, 'settings', None), 'control', 'endpoint')
     goal = project(clips.factors['endeffector'][:len(x0), -1], S)[:, None, :2]
-    a, b = told.futures(x0, n, seed, eta=true_eta('endpoint', clips, which)), free.futures(x0, n, seed)
+    a, b = told.futures(x0, n, seed, eta=true_eta(name, clips, which)), free.futures(x0, n, seed)
     error = {k: np.linalg.norm(_places(reader, v[:, :, -1]) - goal, axis=-1).mean(1) for k, v in (('told', a), ('free', b))}
     T = a.shape[2]; mid = _pair_distance(_places(reader, a[:, :, T//2 - 1]))
     arm = find_standin('bair'); half = lambda i, m: project(arm.draw(TEST_SEED + i, T + 1, S, m)[1]['endeffector'][T//2], S)[:2]
     true = _pair_distance(np.array([[half(int(i), m) for m in arm.motion_seeds(TEST_SEED + int(i), n)] for i in which]))
     other = _pair_distance(_places(reader, b[:, :, T//2 - 1]))
-    middle = np.linalg.norm(project(middles('endpoint', true_eta('endpoint', clips, which)), S)[:, :2] - goal[:, 0], axis=1)
+    middle = np.linalg.norm(project(middles(name, true_eta(name, clips, which)), S)[:, :2] - goal[:, 0], axis=1)
     part = over_starts(np.stack([mid, true], 1), lambda v: v[:, 0].mean()/v[:, 1].mean())
     return dict(told=over_starts(error['told']), free=over_starts(error['free']), ratio=over_starts(np.stack([error['told'], error['free']], 1), lambda v: v[:, 0].mean()/v[:, 1].mean()),
                 ways_told=over_starts(mid), ways_free=over_starts(other), ways_true=over_starts(true), ways=part, reader=reader.error, bin=float(middle.mean()))
@@ -185,8 +186,20 @@ class Pair(NamedTuple):
     "A run without control, one with control or None, held-out clips, and a reader of fingertips for the arm"
     free: object; told: object; clips: object; reader: object; run: Run; words: str
 
-def open_pair(dataset, preset, seed=0, device='cpu', runs=RUNS) -> Pair:
-    "The runs that a data set, a preset and a seed name, as a `Pair`; `Problem` if there is none, or if it is of real clips"
+def released_pair(where, device='cpu', runs=RUNS) -> Pair:
+    "The authors' weights of a folder, and those that are told the end point where they lie beside them, as a `Pair` on drawn clips"
+    run = released_run(where, runs=runs); run.note(); free = load_run(run, device); s = free.settings; told = None
+    if s.control: raise Problem(f'{where} is the flow that is told\ngive the folder of the data set, which holds both')
+    try: told = load_run(ReleasedRun(where, True, runs), device)
+    except Problem as e:
+        if s.dataset == 'bair' and 'stage2_control' not in str(e): raise
+    words = f"{run.path.name}, the authors' weights on drawn stand-ins, which they were not trained on" + (', and the flow that is told the end point' if told else '; nothing is told')
+    return Pair(free, told, load_clips(s.dataset, 'test', s.frames, s.size, n=s.n_test, report=None), tip_reader(s.size) if s.dataset == 'bair' else None, run, words)
+
+def open_pair(dataset, preset, seed=0, device='cpu', runs=RUNS, run='') -> Pair:
+    "The runs that a data set, a preset and a seed name, or the authors' weights of `run` official:<folder>, as a `Pair`; `Problem` if there is none, or if it is of real clips"
+    if run.startswith(PREFIX): return released_pair(run, device, runs)
+    if run: raise Problem(f'run = {run!r} is not of the form official:<folder>\nour own runs are named by dataset, preset and seed')
     name = run_name(dataset, preset, seed); run = Run(Path(runs)/name); control = {'bair': 'endpoint', 'dtdb-clouds': 'direction', 'landscape': 'direction'}.get(dataset); command = lambda **more: command_of('train', dict(dataset=dataset, preset=preset, seed=seed, **more), preset='quick')
     if not run.file('dynamics').exists(): raise Problem(f'there is no finished run {name} in {run.path.parent}\ntrain it: {command()}')
     free = load_run(run, device); s = free.settings; other = Run(Path(runs)/f'{name}-{control}'); there = control and other.file('dynamics').exists(); words = f'{name}, drawn stand-in'

@@ -23,9 +23,11 @@ from .data import load_clips
 from .dtfvd import WEIGHTS_FOLDER
 from .features import WEIGHTS, PerceptualDistance, feature_net, lpips
 from .metrics import METRICS, VIDEO_WEIGHTS, backbone, bootstrap_interval, clip_distances, frechet, jackknife_interval, map_diversity, metric, pair_mse, to_bytes, to_float
+from .released import PREFIX
 from .show import contact_sheet, table
 from .sources import EVALUATION
 from .standins import TEST_SEED, find_standin
+from .synthesis import run_of
 
 # %% ../nbs/17_protocol.ipynb #e68837cf
 @dataclass(frozen=True)
@@ -170,18 +172,19 @@ def measure(
 # %% ../nbs/17_protocol.ipynb #11a4c890
 def find_run(run='', dataset='iper', preset='quick', seed=0, data_dir='', variant='') -> Run:
     "A finished run by name or path, or by what it was trained on; `Problem` naming those that exist"
+    if run.startswith(PREFIX): (found := run_of(run)).note(); return found                    # the authors' weights
     name = run or run_name(dataset, preset, seed, real=bool(data_dir), variant=variant); path = Path(name) if '/' in name else RUNS/name
     if not (path/'run.json').exists():
         there = sorted(p.parent.name for p in RUNS.glob('*/run.json') if (p.parent/'dynamics.safetensors').exists() or (p.parent/'system.safetensors').exists())
         raise Problem(f'there is no run {name!r} in {path.parent}: {nearest(name, there) if there else "no run is finished"}\n'
                       f'train it first: papermill nbs/train.ipynb -p dataset {dataset}' + (f' -p preset {preset}' if preset != 'quick' else '') + (f' -p seed {seed}' if seed else '') + (f' -p system {variant.split("-")[0]}' if variant else '') + (' -p context official' if '-' in variant else ''))
-    return Run(path)
+    return run_of(path)
 
-LABELS = {'': 'ours', 'cinn': 'ours w/o cINN', 'x0': 'ours w/o x0', 'adain': 'ours w/o ADAIN'}       # as the BAIR table names the ablations
+LABELS = {'': 'ours', 'released': "ours, authors' weights", 'cinn': 'ours w/o cINN', 'x0': 'ours w/o x0', 'adain': 'ours w/o ADAIN'}       # as the BAIR table names the ablations
 
 def system_label(s) -> str:
     "What scores call the system of a run's settings"
-    return label_of(s) if s.system else LABELS[s.ablation]
+    return label_of(s) if s.system else LABELS[s.ablation or 'released'*s.released]
 
 COST = {'DTFVD-drawn': 1, 'DTI3D-drawn MSE x1000': 2, 'FID-EffLite0': 3, 'EffLite0 MSE': 4, 'EffLite0 cosine': 5, 'ST-LPIPS': 6}      # order of showing
 

@@ -20,6 +20,7 @@ from .control import eta_of_latents, true_eta
 from .dynamics import build_dynamics, encode_clips, train_dynamics, train_embedder
 from .embedder import build_embedder
 from .losses import kl_divergence
+from .released import PREFIX, ReleasedRun, load_released
 from .show import motion_energy, psnr
 from .standins import TEST_SEED, find_standin
 from .video import build_video, train_video
@@ -61,10 +62,11 @@ class I2V:
         times=2,           # pieces of T frames
         n=1,               # futures of each start frame
         seed=0,
-        carry='nu',        # what the pieces share: 'nu', 'z' (the authors'), or 'nothing'
+        carry='',          # what the pieces share: 'nu', 'z' (the authors'), or 'nothing'; empty: 'nu', and 'z' for the authors' settings
         eta=None,          # factors of a run with control, the same for all pieces
     ):
         "n futures of times*T frames, (B, n, times*T, 3, S, S): each piece begins at the last frame of the one before it (supplement A.1, C.2)"
+        carry = carry or ('z' if self.settings.preset == 'official' else 'nu')
         if carry not in ('nu', 'z', 'nothing'): raise Problem(f'carry = {carry!r} is not a choice: {nearest(carry, ("nu", "z", "nothing"))}')
         shape, start, pieces = (len(x0)*n, self.settings.z_dim), x0.repeat_interleave(n, 0), []
         eta = None if eta is None else eta.repeat_interleave(n, 0)
@@ -88,17 +90,22 @@ SHIPPED = ROOT/'i2v_paper'/'weights'/'trained'
 PREFIXES = dict(embedder='embedder/', video='model/', dynamics='best/flow.')      # of the weights that are used, in the file of each stage
 
 def run_of(name, runs=RUNS) -> Run:
-    "The Run of a name or a path: below `runs`, else one that came with the project"
+    "The Run of a name or a path: below `runs`, else one that came with the project; of official:<folder>, that of the authors' weights there"
     if isinstance(name, Run): return name
+    if str(name).startswith(PREFIX): return ReleasedRun(name, runs=runs)
     own, came = Path(name) if '/' in str(name) else Path(runs)/str(name), SHIPPED/Path(str(name)).name
-    return Run(came if not (own/'run.json').exists() and '/' not in str(name) and (came/'run.json').exists() else own)
+    run = Run(came if not (own/'run.json').exists() and '/' not in str(name) and (came/'run.json').exists() else own)
+    return ReleasedRun(run.record['parameters']['run'], runs=runs) if (run.path/'run.json').exists() and 'released' in run.record else run
 
 def load_run(
-    run,               # a Run, the name of one below RUNS or of one that came with the project, or a path
+    run,               # a Run, the name of one below RUNS or of one that came with the project, a path, or official:<folder>
     device='cpu',
 ) -> I2V:
     "The trained system of a run; raises `Problem` where a stage is missing"
-    run = run_of(run); s = run.settings(); nets = dict(embedder=build_embedder(s), video=build_video(s), dynamics=build_dynamics(s)); base = run.record.get('first_stages_of')
+    if str(run).startswith(PREFIX): return I2V(*load_released(run, device))
+    run = run_of(run)
+    if files := getattr(run, 'files', None): return I2V(*load_released(files, device))
+    s = run.settings(); nets = dict(embedder=build_embedder(s), video=build_video(s), dynamics=build_dynamics(s)); base = run.record.get('first_stages_of')
     for stage, net in nets.items():
         if stage == 'dynamics' and s.ablation == 'cinn': continue
         file, prefix = run.file(stage), PREFIXES[stage]
