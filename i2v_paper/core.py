@@ -134,8 +134,7 @@ class Settings:
     flow_epochs: int = 0
     flow_batch: int = 50
     flow_lr: float = 1e-5
-    flow_betas: tuple = (.9, .999)
-    flow_weight_decay: float = 0.
+    flow_betas: tuple = (.9, .999); flow_weight_decay: float = 0.
     flow_patience: int = 0       # evaluations without improvement before stopping; 0: never
     sources: dict = field(default_factory=dict, repr=False, compare=False)
 
