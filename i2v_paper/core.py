@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ROOT', 'RUNS', 'CACHE', 'TEXTURES', 'DATASETS', 'PRESETS', 'find_root', 'Problem', 'nearest', 'check_parameters',
            'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'merge_json',
-           'pack', 'unpack', 'shown', 'pick_device', 'provenance', 'peak_memory', 'run_name', 'command_of', 'Run',
-           'open_run', 'close_run', 'Log', 'clock', 'Progress', 'train_stage', 'learning_rate', 'set_learning_rate']
+           'parameters_of', 'note_sources', 'pack', 'unpack', 'shown', 'pick_device', 'provenance', 'peak_memory',
+           'run_name', 'command_of', 'Run', 'open_run', 'close_run', 'Log', 'clock', 'Progress', 'train_stage',
+           'learning_rate', 'set_learning_rate']
 
 # %% ../nbs/00_core.ipynb #b22bb52c
 import csv, dataclasses, difflib, hashlib, json, math, os, platform, re, resource, subprocess, sys, time
@@ -250,6 +251,16 @@ def merge_json(file, **more):
     "Adds dictionaries to those of a JSON file, `merge_json(f, runs={...})`; what else it holds stays"
     file = Path(file); old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
     write_json(file, old | {k: old.get(k, {}) | v for k, v in more.items()})
+
+def parameters_of(command) -> tuple:
+    "Notebook and parameters of a papermill command, as they stand in it"
+    m = re.search(r"papermill (nbs/\S+\.ipynb)((?: -p \S+ (?:'[^']*'|\S+))*)", command or ''); return (m[1], {k: v.strip("'") for k, v in re.findall(r"-p (\S+) ('[^']*'|\S+)", m[2])}) if m else ('', {})
+
+def note_sources(where, entries):
+    "Adds entries to sources.json in a folder, artefact -> dict with `command`; the notebook, its parameters and the SHA-256 of the file are filled in"
+    where = Path(where); digest = lambda f: dict(sha256=hashlib.sha256(f.read_bytes()).hexdigest()) if f.is_file() else {}
+    merge_json(where/'sources.json', **{k: v | dict(zip(('notebook', 'parameters'), parameters_of(v.get('command')))) | digest(where/k) for k, v in entries.items()})
+
 
 # %% ../nbs/00_core.ipynb #1d96077a
 def pack(

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from .core import ROOT, Log, Problem, V, atomic, merge_json, nearest, set_learning_rate, train_stage, write_json
+from .core import ROOT, Log, Problem, V, atomic, merge_json, nearest, note_sources, set_learning_rate, train_stage, write_json
 from .i3d import I3D
 from .show import COLORS, style
 from .textures import DYNAMICS
@@ -187,7 +187,7 @@ def ship_backbone(run, card, figure, curves, rows=(), weight=None, where=ROOT/'f
     with atomic(made[0]) as tmp: shutil.copyfile(run.path/card['file'], tmp)
     write_json(made[1], card | dict(name=name, file=made[0].name) | source)
     for fig, file in ((figure, made[2]), (curves, made[3])): fig.savefig(file, dpi=110)
-    entry = {k: card[k] for k in ('test_accuracy', 'train_accuracy', 'train_accuracy_dropout', 'train_accuracy_logged', 'dominant_rows', 'n_test', 'frames', 'size', 'width', 'preset', 'seed', 'minutes', 'cpu', 'sha256')} | source
+    entry = {k: card[k] for k in ('test_accuracy', 'train_accuracy', 'train_accuracy_dropout', 'train_accuracy_logged', 'dominant_rows', 'n_test', 'frames', 'size', 'width', 'preset', 'seed', 'sha256')} | source
     merge_json(where/'results.json', backbones={name: entry | dict(responses=[[a, b, {k: round(v, 4) for k, v in d.items()}] for a, b, d in rows], emphasis=weight)})
-    merge_json(where/'sources.json', **{f.name: source for f in made[2:]})
+    note_sources(where, {f.name: source for f in made[2:]}); merge_json(where/'costs.json', backbones={name: dict(minutes=card['minutes'], cpu=card['cpu'])})
     return made

@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .arm import project
 from .control import eta, factor_values, find_wind, true_eta
-from .core import PRESETS, ROOT, RUNS, Log, Problem, Run, atomic, command_of, merge_json, nearest, provenance, run_name, settings
+from .core import PRESETS, ROOT, RUNS, Log, Problem, Run, atomic, command_of, merge_json, nearest, note_sources, provenance, run_name, settings
 from .data import load_clips
 from .decoder import draw_decoder
 from .dtfvd import backbone_settings, plot_confusion, plot_curves
@@ -483,7 +483,7 @@ def write_figure(name, plate, ask, where) -> list:
     commit, mark = (records[0].get('provenance', {}).get('commit'), records[0].get('data', {}).get('fingerprint')) if records else (provenance()['commit'], None)
     source = plate.numbers.get('source') or dict(run=plate.runs[0].path.name if plate.runs else '', commit=commit, fingerprint=mark)
     source = source | dict(command=command, runs=[r.path.name for r in plate.runs], shows=FIGURES[name].section, caption=plate.caption)
-    merge_json(where/'sources.json', **{f.name: source for f in files})
+    note_sources(where, {f.name: source for f in files})
     if measured := {k: v for k, v in plate.numbers.items() if k != 'source'}: merge_json(where/'results.json', figures={name: measured | dict(runs=source['runs'], command=command)})
     return files
 

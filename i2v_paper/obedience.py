@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .arm import project
 from .control import eta, factor_values, find_wind, middles, true_eta
-from .core import CACHE, ROOT, RUNS, Problem, Progress, Run, atomic, command_of, merge_json, provenance, run_name, write_json
+from .core import CACHE, ROOT, RUNS, Problem, Progress, Run, atomic, command_of, merge_json, note_sources, provenance, run_name, write_json
 from .data import load_clips
 from .features import blurred
 from .released import PREFIX, ReleasedRun, released_run
@@ -212,4 +212,4 @@ def keep_obedience(pair, records, command, publish=False, where=ROOT/'figures'):
     if not publish: return
     name = pair.run.path.name; source = dict(run=name, command=command, commit=provenance()['commit'], trained_at=pair.run.record.get('commits'))
     merge_json(where/'results.json', obedience={name: dict(records=[{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in records], **source)})
-    merge_json(where/'sources.json', **{f'results.json, obedience of {name}': source})
+    note_sources(where, {f'results.json, obedience of {name}': source})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .compared.systems import SYSTEMS, context_of, variant_of, written
-from .core import DATASETS, PRESETS, ROOT, RUNS, TEXTURES, Problem, Run, Settings, atomic, nearest, provenance, run_name, settings, write_json
+from .core import DATASETS, PRESETS, ROOT, RUNS, TEXTURES, Problem, Run, Settings, atomic, nearest, note_sources, provenance, run_name, settings, write_json
 from .sources import EVALUATION
 
 # %% ../nbs/18_paper.ipynb #860352aa
@@ -291,7 +291,7 @@ def publish_scores(
     old = _json(where/'results.json')
     write_json(where/'results.json', old | dict(scores=[s for s in old.get('scores', []) if s['run'] != name] + scores))
     source = dict(run=name, command=scores[0]['command'], commit=r['provenance']['commit'], fingerprint=r['data'].get('fingerprint'))
-    write_json(where/'sources.json', _json(where/'sources.json') | {f'results.json, scores of {name}': source})
+    note_sources(where, {f'results.json, scores of {name}': source})
     return scores
 
 # %% ../nbs/18_paper.ipynb #c72270d2
@@ -540,7 +540,7 @@ def write_sheets(sheets, where=FIGURES) -> list:
             file = where/'tables'/f'{s.name}.{end}'; files.append(file)
             with atomic(file) as tmp: tmp.write_text(text, encoding='utf-8')
             sources[file.relative_to(where).as_posix()] = dict(runs=list(s.runs), read='results.json', command='papermill nbs/tables.ipynb')
-    write_json(where/'sources.json', _json(where/'sources.json') | sources)
+    note_sources(where, sources)
     return files
 
 def overview(scores: list, where=FIGURES) -> str:

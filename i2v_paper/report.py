@@ -16,7 +16,7 @@ from IPython.display import Markdown, display
 
 from .cinn import plot_residuals
 from .control import true_eta
-from .core import ROOT, RUNS, Log, Problem, Run, clock, command_of, merge_json, peak_memory, write_json
+from .core import ROOT, RUNS, Log, Problem, Run, clock, command_of, merge_json, note_sources, peak_memory, write_json
 from .data import load_clips
 from .show import COLORS, filmstrip, motion, save_motion
 from .compared.blocks import begin
@@ -146,5 +146,5 @@ def publish(
     cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
     merge_json(where/'results.json', **{'compared' if s.system else 'runs': {name: numbers | source}})
     merge_json(where/'costs.json', runs={name: cost})                                       # of another day they would be others
-    merge_json(where/'sources.json', **{f.name: source for f in made})
+    note_sources(where, {f.name: source for f in made})
     return made

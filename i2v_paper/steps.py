@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CUT', 'OURS', 'TOLD', 'RIVALS', 'SMOKE', 'MINUTES', 'KINDS', 'Code', 'Step', 'digest_of', 'paper_runs', 'paper_steps',
            'chosen', 'Notes', 'survey', 'expected', 'plan_table', 'plan_words', 'call', 'run_steps', 'publish_run',
-           'parameters_of', 'complete_sources', 'place_for', 'seeds_of', 'open_reproduction', 'title_of', 'run_order',
-           'summary', 'page', 'makefile', 'write_makefile']
+           'complete_sources', 'place_for', 'seeds_of', 'open_reproduction', 'title_of', 'run_order', 'summary', 'page',
+           'makefile', 'write_makefile']
 
 # %% ../nbs/24_steps.ipynb #2fc140a0
 import ast, ctypes, hashlib, json, os, re, signal, subprocess, sys, tempfile, time
@@ -14,9 +14,10 @@ from collections import deque
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .claims import READS, SECTIONS
 from .compared.systems import SYSTEMS, context_of, label_of, variant_of, written
 from .control import CONTROLS
-from .core import PRESETS, ROOT, RUNS, TEXTURES, Problem, Progress, Run, clock, command_of, merge_json, nearest, provenance, run_name, settings, write_json
+from .core import PRESETS, ROOT, RUNS, TEXTURES, Problem, Progress, Run, clock, command_of, merge_json, nearest, note_sources, provenance, run_name, settings, write_json
 from .dtfvd import BACKBONES, backbone_settings
 from .figures import FIGURES
 from .paper import SHEETS, TABLES, publish_scores
@@ -33,6 +34,7 @@ def _bare(tree):
         if isinstance(getattr(node, 'body', None), list): node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     return tree
 
+# %% ../nbs/24_steps.ipynb #a433cf1e
 class Code:
     "The definitions of a package below `root`, and which of them use which"
     def __init__(self, root=ROOT, package='i2v_paper'):
@@ -100,7 +102,7 @@ class Code:
                     else: names[local] = (m, name)
         self._seen[stem] = {names[n.id] for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in names}, ast.dump(tree); return self._seen[stem]
 
-# %% ../nbs/24_steps.ipynb #3d46aad6
+# %% ../nbs/24_steps.ipynb #82e0e38a
 @dataclass(frozen=True)
 class Step:
     "A call of an entry point, what it depends on, and what it leaves"
@@ -148,11 +150,11 @@ def digest_of(thing, runs, out) -> str:
     found = _part(json.loads(file.read_text(encoding='utf-8')), part)
     return None if found is None else hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/24_steps.ipynb #9674505b
+# %% ../nbs/24_steps.ipynb #6f70f95c
 OURS = ('bair', 'iper', 'landscape', *TEXTURES)
 TOLD = {'bair': 'endpoint', 'dtdb-clouds': 'direction'}
 RIVALS = [*(('al', d) for d in ('landscape', *TEXTURES)), *(('dg', d) for d in TEXTURES), ('mdgan', 'landscape'), ('dtvnet', 'landscape'), *((n, d) for n in ('savp', 'srvp', 'ivrnn') for d in ('bair', 'iper'))]
-SMOKE = dict(runs=(('dtdb-clouds', '', '', ''), ('dtdb-clouds', '', '', 'al')), scored=('dtdb-clouds',), obeyed=('dtdb-clouds',), sheets=('diversity-textures',), figures=('clouds',), claims=('A.3', 'C.1'))
+SMOKE = dict(runs=(('dtdb-clouds', '', '', ''), ('dtdb-clouds', '', '', 'al')), scored=('dtdb-clouds',), obeyed=('dtdb-clouds',), sheets=('diversity-textures',), figures=('clouds',), claims=('A.3',))
 
 def paper_runs(preset) -> list:
     "(data set, control, ablation, system) of every run that the paper needs; at `smoke` some of each kind"
@@ -162,7 +164,7 @@ def paper_runs(preset) -> list:
 
 MINUTES = dict(evaluate=5., obey=2., publish=.4, tables=.1, figures=.6, claims=3.)      # where no one has measured it here; without training
 
-# %% ../nbs/24_steps.ipynb #6f70f95c
+# %% ../nbs/24_steps.ipynb #b5432cfa
 def _training(dataset, control, ablation, system, preset, seed, data_dir=''):
     s = settings(dataset, preset, control=control, ablation=ablation, system=system, context=context_of(system, 1)); variant = variant_of(s) if system else control or ablation
     name = '-'.join(filter(None, (dataset, variant, f's{seed}' if seed else ''))); run = run_name(dataset, preset, seed, real=bool(data_dir), variant=variant); borrows = bool(control or ablation in ('cinn', 'x0') or system in ('gaussian', 'matching'))
@@ -176,15 +178,15 @@ def _training(dataset, control, ablation, system, preset, seed, data_dir=''):
     base = f'train-{dataset}' + (f'-s{seed}' if seed else ''); wants = (base,) if borrows and f'train-{name}' != base else ()
     return run, Step(f'train-{name}', 'train', given, 'run', makes, (), wants, minutes, tuple(filter(None, (module, painter))), trains, row)
 
-def _figure_needs(name, has):
+def _figure_needs(name, has, tail=''):
     "Training steps that a figure must have, and those that it can do without"
     f = FIGURES[name]; told = TOLD.get(f.dataset) if f.draw.__name__ in ('endpoint', 'direction', 'redirection', 'paper_endpoint', 'paper_direction') else ''
-    if f.draw.__name__ == 'failures': return ('train-iper', 'train-landscape'), ()
+    if f.draw.__name__ == 'failures': return (f'train-iper{tail}', f'train-landscape{tail}'), ()
     if f.draw.__name__ in ('decoder_figure', 'confusion_figure', 'curves_figure'): return ('dtfvd-16',) if f.dataset == 'dtdb' else (), ()
-    return (f'train-{f.dataset}' + (f'-{told}' if told else ''),), tuple(n for k in f.systems if (n := f'train-{f.dataset}-{k}') in has)
+    return (f'train-{f.dataset}' + (f'-{told}' if told else '') + tail,), tuple(n for k in f.systems if (n := f'train-{f.dataset}-{k}{tail}') in has)
 
-def paper_steps(preset='quick', seeds=(0,), data_dir='', out='', claims=()) -> dict:
-    "Every step of the paper by name, in an order in which they can run; claims: sections that `claims` has, in theirs"
+def paper_steps(preset='quick', seeds=(0,), data_dir='', out='') -> dict:
+    "Every step of the paper by name, in an order in which they can run"
     smoke = preset == 'smoke'; steps, published = {}, {}; first = seeds[0]
     def add(step): steps[step.name] = step; return step.name
     short = dict(n_clips=16, n_futures=2, metrics='DTI3D-drawn MSE x1000,EffLite0 MSE,EffLite0 cosine') if smoke else {}; to = dict(out=out) if out else {}
@@ -193,7 +195,7 @@ def paper_steps(preset='quick', seeds=(0,), data_dir='', out='', claims=()) -> d
         for row in paper_runs(preset):
             run, t = _training(*row, preset, seed, folder(row[0])); add(t); end = t.name.removeprefix('train-'); left = [t.name]; d, control, ablation, system = row
             if control: continue                                                   # scored by obey
-            if not smoke or end in SMOKE['scored']: left.append(add(Step(f'evaluate-{end}', 'evaluate', dict(run=run) | short, 'scores', (f'runs/{run}/metrics.json#scores',), (t.name,), (), MINUTES['evaluate']*(not smoke), (MODULES.get(d, 'standins'),) + t.reach[:-1])))
+            if not smoke or d in SMOKE['scored'] and not system: left.append(add(Step(f'evaluate-{end}', 'evaluate', dict(run=run) | short, 'scores', (f'runs/{run}/metrics.json#scores',), (t.name,), (), MINUTES['evaluate']*(not smoke), (MODULES.get(d, 'standins'),) + t.reach[:-1])))
             if not (system or ablation or data_dir) and d in (SMOKE['obeyed'] if smoke else OURS):
                 others = tuple(f'train-{d}-{c}' + (f'-s{seed}' if seed else '') for c in [TOLD.get(d)] if c); given = dict(dataset=d, preset=preset, seed=seed) | (dict(n_starts=16) if smoke else {})
                 left.append(add(Step(f'obey-{end}', 'obey', given, 'obedience', (f'runs/{run}/metrics.json#obedience',), (t.name,), others, MINUTES['obey'], (MODULES.get(d, 'standins'),))))
@@ -201,11 +203,11 @@ def paper_steps(preset='quick', seeds=(0,), data_dir='', out='', claims=()) -> d
             made = (f'out/results.json#{section}/{run}', *(f'out/results.json#{"scores" if k.startswith("evaluate") else "obedience"}/{run}' for k in kinds), *((f'out/{run}.png', f'out/{run}.webp') if pictures else ()))
             published[run] = add(Step(f'publish-{end}', 'publish', dict(run=run, pictures=pictures) | to, 'published', made, (t.name,), tuple(kinds), MINUTES['publish']))
     if not smoke: _backbones(steps, add, preset, first, folder('dtdb'), to, published)
-    _leaves(add, steps, preset, first, data_dir, to, tuple(published.values()), claims)
+    _leaves(add, steps, preset, seeds, data_dir, to, tuple(published.values()))
     have = lambda names: tuple(n for n in names if n in steps)
     return _ordered({n: replace(s, wants=have(s.wants)) for n, s in steps.items()})
 
-# %% ../nbs/24_steps.ipynb #b5432cfa
+# %% ../nbs/24_steps.ipynb #3ec2a45d
 def _backbones(steps, add, preset, seed, data_dir, to, published):
     for frames in (16, 32):
         if preset not in BACKBONES: return
@@ -214,23 +216,24 @@ def _backbones(steps, add, preset, seed, data_dir, to, published):
         t = add(Step(f'dtfvd-{frames}', 'dtfvd', given, 'run', (f'runs/{run}/{run}.safetensors', f'runs/{run}/metrics.json#!claims'), (), (), s.minutes, ('textures',), (('dtfvd', 'train_backbone'), ('data', 'load_clips')), row))
         published[run] = add(Step(f'publish-dtfvd-{frames}', 'publish', dict(run=run, pictures=False) | to, 'published', (f'out/results.json#backbones/{run}', f'out/results.json#scores/{run}'), (t,), (), MINUTES['publish']))
 
-def _leaves(add, steps, preset, seed, data_dir, to, published, claims):
+def _leaves(add, steps, preset, seeds, data_dir, to, published):
     "Tables, figures and claims"
-    smoke = preset == 'smoke'; paper_name = {'diversity-textures': 'table1', 'diversity-iper': 'table2'}; read = {f'read': v for v in to.values()}
+    smoke, seed = preset == 'smoke', seeds[0]; paper_name = {'diversity-textures': 'table1', 'diversity-iper': 'table2'}; read = {f'read': v for v in to.values()}
     for name in SMOKE['sheets'] if smoke else SHEETS:
         t = TABLES.get(name); mine = tuple(p for p in published if t and any(p == f'publish-{d}' or p.startswith(f'publish-{d}-') for d in ('dtfvd',)*(name == 'dtfvd') or t.datasets))
         add(Step(f'table-{name}', 'tables', dict(tables=name) | to | read, 'table', tuple(f'out/tables/{name}.{e}' for e in ('md', 'csv', 'tex')), (), mine, MINUTES['tables'], words=paper_name.get(name, '')))
     small = dict(n_starts=2, n_futures=2, cycles=1) if smoke else {}
     for name in SMOKE['figures'] if smoke else FIGURES:
         if data_dir and name == 'fig1_decoder': continue
-        needs, wants = _figure_needs(name, steps); moving = FIGURES[name].section.startswith('A')
+        needs, wants = _figure_needs(name, steps, f'-s{seed}' if seed else ''); moving = FIGURES[name].section.startswith('A')
         if not set(needs) <= set(steps): continue
         given = dict(which=name, preset=preset) | (dict(seed=seed) if seed else {}) | small | to | (dict(real=True) if data_dir else {})
         add(Step(f'figure-{name}', 'figures', given, 'figure', (f'out/{name}.png', *([f'out/{name}.webp'] if moving else [])), needs, wants, MINUTES['figures'], (MODULES.get(FIGURES[name].dataset, 'standins'),), words=name.split('_')[0] if name.startswith('fig') else name))
-    runs, kept = tuple(n for n, s in steps.items() if s.kind == 'run'), tuple(n for n, s in steps.items() if s.kind in ('obedience', 'published'))
-    for c in (c for c in claims if not smoke or c in SMOKE['claims']):
-        given = dict(section=c, preset=preset) | (dict(seed=seed) if seed else {}) | (dict(n_starts=16) if smoke else {}) | to
-        add(Step(f'claims-{c}', 'claims', given, 'claim', (f'out/claims/{c}.md', f'out/results.json#claims/{c}'), (), runs + kept, MINUTES['claims'], ('arm', 'textures', 'standins'), words=c))
+    ends = ('', *(f'-s{s}' for s in seeds if s))
+    for c in SMOKE['claims'] if smoke else SECTIONS:
+        wants = tuple(n for d, v in READS[c] for e in ends for k in ('train', 'evaluate', 'obey') if (n := f'{k}-{d}' + (f'-{v}' if v else '') + e) in steps) if c != 'C.3' else ('dtfvd-16',)*(not smoke)
+        given = dict(section=c, preset=preset) | (dict(seeds=','.join(map(str, seeds))) if seeds != (0,) else {}) | (dict(n_starts=16) if smoke else {}) | (dict(real=True) if data_dir else {}) | to
+        add(Step(f'claims-{c}', 'claims', given, 'claim', (f'out/claims/{c}-{preset}.md', f'out/results.json#claims/{c}-{preset}'), (), wants, MINUTES['claims'], ('arm', 'textures', 'standins'), words=c))
 
 def _ordered(steps) -> dict:
     "Steps in an order in which each comes after what it depends on; `Problem` for a circle or an unknown name"
@@ -244,7 +247,7 @@ def _ordered(steps) -> dict:
     for n in steps: visit(n, ())
     return done
 
-# %% ../nbs/24_steps.ipynb #ecc0dce5
+# %% ../nbs/24_steps.ipynb #9cd98568
 KINDS = dict(runs='run', scores='scores', obedience='obedience', tables='table', figures='figure', claims='claim')
 
 def chosen(steps, only='', alone=False) -> dict:
@@ -261,7 +264,7 @@ def chosen(steps, only='', alone=False) -> dict:
         if n not in keep: keep.add(n); todo += [] if alone else steps[n].after
     return {n: s for n, s in steps.items() if n in keep}
 
-# %% ../nbs/24_steps.ipynb #d16ddf35
+# %% ../nbs/24_steps.ipynb #1b140125
 class Notes:
     "What is known of the steps of a plan: one JSON file each in `where`"
     def __init__(self, where, runs=RUNS, out=ROOT/'figures', old='remake', root=ROOT): self.where, self.runs, self.out, self.old, self.code, self._then = Path(where), Path(runs), Path(out), old, Code(root), {}
@@ -309,7 +312,7 @@ class Notes:
         if lost := [m for m, d in made.items() if d is None]: raise Problem(f'{step.name} ended, but {lost[0]} is not there')
         write_json(self.where/f'{step.name}.json', dict(name=step.name, command=step.command(), given=step.given, code=step.code(self.code), weights=step.weights(self.code), inputs=self.inputs(step, steps), made=made, seconds=round(seconds, 1), commit=provenance()['commit']))
 
-# %% ../nbs/24_steps.ipynb #1b140125
+# %% ../nbs/24_steps.ipynb #4829426e
 def survey(steps, notes) -> dict:
     "State of every step; 'waits' where a step before it has to run, so that it is decided then"
     out = {}
@@ -334,7 +337,7 @@ def plan_words(steps, notes, states) -> str:
     return (f'{len(steps)} steps: {len(steps) - len(todo) - waits} are up to date, {len(todo)} will run' + (f', {waits} more if what they read changes' if waits else '') +
             (f'. About {clock(60*minutes)} (h:mm:ss or m:ss)' + (f', and {unknown} of unknown length' if unknown else '') if todo else '') + '.')
 
-# %% ../nbs/24_steps.ipynb #8949e5c3
+# %% ../nbs/24_steps.ipynb #e14a0075
 def _with_me():
     "Runs in a child before it starts: on Linux, it shall not outlive its parent"
     try: ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -368,7 +371,7 @@ def run_steps(steps, notes, run=call, **more) -> dict:
         out[n] = f'failed: {why}' if why else 'made'; bar.update(k + 1)
     bar.show(f'steps     {len(steps):>4}/{len(steps)}  done in {clock(time.monotonic() - begun)}'); bar.close(); return out
 
-# %% ../nbs/24_steps.ipynb #109c91c1
+# %% ../nbs/24_steps.ipynb #ac36463b
 def publish_run(name, where, pictures=True, runs=RUNS) -> list:
     "Copies what a run measured to `where`: its numbers, scores and obedience to results.json, its pictures, their sources; returns lines that say so"
     run = Run(Path(runs)/name); r, where, said = run.record, Path(where), []; m = json.loads(f.read_text(encoding='utf-8')) if (f := run.path/'metrics.json').exists() else {}
@@ -383,24 +386,17 @@ def publish_run(name, where, pictures=True, runs=RUNS) -> list:
         said.append(f'{len(m["obedience"])} verdicts')
     return said
 
-# %% ../nbs/24_steps.ipynb #ac36463b
-def parameters_of(command) -> tuple:
-    "Notebook and parameters of a command, as they stand in it"
-    m = re.search(r'papermill (nbs/\S+\.ipynb)((?: -p \S+ (?:\'[^\']*\'|\S+))*)', command or ''); return (m[1], {k: v.strip("'") for k, v in re.findall(r"-p (\S+) ('[^']*'|\S+)", m[2])}) if m else ('', {})
-
+# %% ../nbs/24_steps.ipynb #c70fea13
 def complete_sources(where, order=()) -> dict:
-    "Fills sources.json in: for each artefact the notebook, the parameters and the SHA-256; entries whose file is gone are dropped. Results are put into the order of the runs `order`. Returns what it holds"
-    where = Path(where); file, results = where/'sources.json', where/'results.json'; old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}; new = {}
-    for name, e in old.items():
-        f = where/name; real = f.is_file() and name not in ('results.json', 'sources.json')
-        if not real and not name.startswith('results.json'): continue
-        notebook, given = parameters_of(e.get('command')); new[name] = e | dict(notebook=notebook, parameters=given) | (dict(sha256=hashlib.sha256(f.read_bytes()).hexdigest()) if real else {})
+    "Fills sources.json in, drops entries whose file is gone, and puts it and results.json into an order that does not depend on what was made first: runs as in `order`; returns what it holds"
+    where = Path(where); file, results = where/'sources.json', where/'results.json'; old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    write_json(file, {k: v for k, v in sorted(old.items()) if k.startswith('results.json') or (where/k).is_file()}); note_sources(where, json.loads(file.read_text(encoding='utf-8')))
     rank = {n: k for k, n in enumerate(order)}; sort = lambda d: dict(sorted(d.items(), key=lambda kv: rank.get(kv[0], -1)))
     if results.exists():
-        r = json.loads(results.read_text(encoding='utf-8')); r = {k: sort(v) if isinstance(v, dict) else sorted(v, key=lambda s: rank.get(s.get('run'), -1)) for k, v in r.items()}; write_json(results, dict(sorted(r.items())) if order else r)
-    write_json(file, dict(sorted(new.items())) if order else new); return new
+        r = json.loads(results.read_text(encoding='utf-8')); write_json(results, {k: sort(v) if isinstance(v, dict) else sorted(v, key=lambda s: rank.get(s.get('run'), -1)) for k, v in sorted(r.items())})
+    return json.loads(file.read_text(encoding='utf-8'))
 
-# %% ../nbs/24_steps.ipynb #ebcbca82
+# %% ../nbs/24_steps.ipynb #1f9a70dc
 def place_for(preset, data_dir='', out='', where=None) -> Path:
     "Where tables, figures and claims go: `out`; or figures/ of this project; or, at smoke and for real clips, a folder in that of the report"
     return Path(out).expanduser().resolve() if out else Path(where)/'figures' if preset == 'smoke' or data_dir else ROOT/'figures'
@@ -432,13 +428,13 @@ def page(steps, outcome, notes, title) -> str:
     bad = {n: v for n, v in outcome.items() if v.startswith(('failed', 'not tried'))}
     if bad: out += ['## What is missing', '\n'.join(f'- **{n}** {v.splitlines()[0]}' + (f' ({"; ".join(v.splitlines()[1:])})' if len(v.splitlines()) > 1 else '') + f'. Again: `{steps[n].command()}`' for n, v in bad.items())]
     results = json.loads(f.read_text(encoding='utf-8')) if (f := notes.out/'results.json').exists() else {}
-    verdicts = [r for c in results.get('claims', {}).values() for r in c.get('records', [])]
-    if verdicts: out += ['## Claims', table([(r['section'], r['words'], f"**{r['verdict']}**") for r in verdicts], ['', 'claim', 'verdict'])._repr_markdown_()]
+    verdicts = [r for n, s in steps.items() if s.kind == 'claim' and (c := results.get('claims', {}).get(s.makes[1].rpartition('/')[2])) for r in c['records']]
+    if verdicts: out += ['## Claims', table([(r['section'], r['words'], f"**{r['verdict']}**") for r in verdicts], ['', 'claim', 'verdict']).data]
     for kind, head in (('table', 'Tables'), ('figure', 'Figures'), ('claim', 'Claims in full')):
         made = [link(f, Path(f).stem) for n, s in steps.items() if s.kind == kind and outcome[n] in ('made', 'up to date') for f in [notes.out/s.makes[0].removeprefix('out/')]]
         if made: out += [f'## {head}', ' · '.join(made)]
     runs = [(n, outcome[n].split(':')[0], f'{notes.of(n)["seconds"]/60:.1f}' if notes.of(n).get('seconds') else '', link(notes.run_of(s).path/f'{s.notebook}.ipynb', 'report')) for n, s in steps.items() if s.kind == 'run' and (notes.run_of(s).path/f'{s.notebook}.ipynb').exists()]
-    if runs: out += ['## Runs', table(runs, ['', '', 'minutes', ''])._repr_markdown_()]
+    if runs: out += ['## Runs', table(runs, ['', '', 'minutes', '']).data]
     return '\n\n'.join(out) + '\n'
 
 def makefile(steps, given) -> str:
