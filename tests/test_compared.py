@@ -64,6 +64,14 @@ def test_every_system_has_sizes_for_every_preset(name):
     assert len({frozenset(row) - {'epochs'} for row in cls.SIZES.values()}) <= 1, 'the rows have the same sizes'
 
 
+def test_one_film_follows_the_other():
+    "MDGAN makes T frames at once; a longer film goes on from the last, and a film that begins with x0 loses it"
+    s = settings('landscape', 'smoke', system='mdgan'); x0 = load_clips('landscape', 'train', s.frames, s.size, n=16, report=None).batch([0, 1])[:, :1]
+    for shift, new in ((1, s.frames), (0, s.frames - 1)):
+        net = build_system(s, 'mdgan', shift=shift).eval(); out = net.sample(x0, 2*new, 1)[:, 0]
+        with torch.no_grad(): assert torch.equal(out[:, :new], net.films(x0[:, 0])[:, 1 - shift:]) and torch.equal(out[:, new:], net.films(out[:, new - 1])[:, 1 - shift:])
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     runs = tmp_path_factory.mktemp('runs')

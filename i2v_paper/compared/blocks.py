@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['to01', 'to11', 'System', 'begin', 'chain', 'adam', 'update', 'ramp', 'fit', 'mlp', 'GaussianHead', 'rsample',
            'kl_normal', 'down2d', 'up2d', 'widths2d', 'Encoder2d', 'Decoder2d', 'norm2d', 'ResBlock2d', 'ConvLSTMCell',
-           'identity_grid', 'warp', 'compose', 'edge_tv', 'down3d', 'strides3d', 'Encoder3d', 'Disc3d', 'gan_loss',
-           'gram', 'langevin', 'blob_clips', 'find_blob']
+           'identity_grid', 'warp', 'compose', 'edge_tv', 'norm3d', 'down3d', 'up3d', 'strides3d', 'Encoder3d',
+           'Disc3d', 'gan_loss', 'gram', 'langevin', 'blob_clips', 'find_blob']
 
 # %% ../../nbs/compared/blocks.ipynb #fff810ba
 import math
@@ -240,11 +240,18 @@ def edge_tv(flow, img, sigma=.1):
     return total
 
 # %% ../../nbs/compared/blocks.ipynb #25eccfa9
+def norm3d(kind, c):
+    "A normalization of maps (B, c, T, H, W): 'group', 'instance', 'batch', or '' for none"
+    return {'group': group_norm(c), 'instance': nn.InstanceNorm3d(c, affine=True), 'batch': nn.BatchNorm3d(c), '': nn.Identity()}[kind]
+
 def down3d(a, b, stride_t=2, norm='group', spectral=False):
     "(B, a, T, H, W) -> (B, b, T/stride_t, H/2, W/2): 4 x 4 (and 4, or 3 without stride, in time) convolution, norm ('group', 'instance', 'batch', or ''), leaky ReLU"
     conv = nn.Conv3d(a, b, (4 if stride_t == 2 else 3, 4, 4), (stride_t, 2, 2), 1)
-    kind = {'group': group_norm, 'instance': lambda c: nn.InstanceNorm3d(c, affine=True), 'batch': nn.BatchNorm3d, '': lambda c: nn.Identity()}[norm]
-    return nn.Sequential(spectral_norm(conv) if spectral else conv, kind(b), nn.LeakyReLU(.2))
+    return nn.Sequential(spectral_norm(conv) if spectral else conv, norm3d(norm, b), nn.LeakyReLU(.2))
+
+def up3d(a, b, stride_t=2, norm='group'):
+    "(B, a, T, H, W) -> (B, b, T*stride_t, 2H, 2W): the transposed convolution of `down3d`, norm, ReLU"
+    return nn.Sequential(nn.ConvTranspose3d(a, b, (4 if stride_t == 2 else 3, 4, 4), (stride_t, 2, 2), 1), norm3d(norm, b), nn.ReLU())
 
 def strides3d(frames, size):
     "Strides in time of the layers that bring `size` down to 4: none in the first, then 2 while at least 4 frames are left"
@@ -254,8 +261,8 @@ def strides3d(frames, size):
 
 class Encoder3d(nn.Module):
     "Clips (B, T, c, S, S) -> code (B, d) and the maps on the way (B, c, t, h, w), fine to coarse; T a power of two"
-    def __init__(self, frames, size, nf, d, c=3, norm='group', spectral=False):
-        super().__init__(); w = [c, *widths2d(size, nf)]; steps = strides3d(frames, size); left = frames//math.prod(steps)
+    def __init__(self, frames, size, nf, d, c=3, norm='group', spectral=False, most=8):
+        super().__init__(); w = [c, *widths2d(size, nf, most)]; steps = strides3d(frames, size); left = frames//math.prod(steps)
         self.down = nn.ModuleList([down3d(a, b, t, norm if i else '', spectral) for i, (a, b, t) in enumerate(zip(w, w[1:], steps))])
         last = nn.Conv3d(w[-1], d, (left, 4, 4)); self.head = spectral_norm(last) if spectral else last
     def forward(self, X):
@@ -265,7 +272,7 @@ class Encoder3d(nn.Module):
 
 class Disc3d(Encoder3d):
     "A critic of clips (B, T, c, S, S): logits (B,), and with return_features the maps"
-    def __init__(self, frames, size, nf, c=3, norm='group', spectral=False): super().__init__(frames, size, nf, 1, c, norm, spectral)
+    def __init__(self, frames, size, nf, c=3, norm='group', spectral=False, most=8): super().__init__(frames, size, nf, 1, c, norm, spectral, most)
     def forward(self, X, return_features=False):
         logits, maps = super().forward(X); return (logits[:, 0], maps) if return_features else logits[:, 0]
 
