@@ -33,6 +33,7 @@ from .paper import FIGURES as FOLDER
 from .paper import published
 from .show import table
 from .standins import TEST_SEED, angle_between, find_standin
+from .synthesis import run_of
 
 # %% ../nbs/18b_claims.ipynb #0c75426e
 @dataclass
@@ -86,10 +87,10 @@ def train_command(ask, dataset, variant='', seed=0) -> str:
     return command_of('train', dict(dataset=dataset, preset=ask.preset, seed=seed, data_dir=ask.real, **({kind: variant} if variant else {})), preset='quick')
 
 def run_for(ask, dataset, variant='', seed=0) -> Run:
-    "A finished run: of ours ('', or a control), or of a compared system, from one context frame or else from its official number; `Missing` with the command"
+    "A finished run: of ours ('', or a control), or of a compared system, from one context frame or else from its official number; also one that came with the project. `Missing` with the command"
     ends = [variant, *([f'{variant}-{c}frames'] if variant in SYSTEMS and (c := context_of(variant, 'official')) > 1 else [])]
     for end in ends:
-        run = Run(Path(ask.runs)/run_name(dataset, ask.preset, seed, real=ask.real, variant=end))
+        run = run_of(run_name(dataset, ask.preset, seed, real=ask.real, variant=end), ask.runs)
         if run.file('system' if variant in SYSTEMS else 'dynamics').exists(): return run
     if variant in SYSTEMS and variant not in written(): raise Missing(f'{SYSTEMS[variant].title} has no notebook yet')
     raise Missing(train_command(ask, dataset, variant, seed))

@@ -313,11 +313,11 @@ class Notes:
         write_json(self.where/f'{step.name}.json', dict(name=step.name, command=step.command(), given=step.given, code=step.code(self.code), weights=step.weights(self.code), inputs=self.inputs(step, steps), made=made, seconds=round(seconds, 1), commit=provenance()['commit']))
 
 # %% ../nbs/24_steps.ipynb #4829426e
-def survey(steps, notes) -> dict:
-    "State of every step; 'waits' where a step before it has to run, so that it is decided then"
+def survey(steps, notes, every=None) -> dict:
+    "State of every step; 'waits' where a step before it has to run, so that it is decided then. every: the whole plan, where `steps` are a part without what they depend on"
     out = {}
     for n, s in steps.items():
-        state = notes.state(s, steps)
+        state = notes.state(s, every or steps)
         out[n] = 'waits' if state in ('up to date', 'its sources') and any(out.get(m) not in ('up to date', 'kept', None) for m in s.after) else state
     return out
 
@@ -335,7 +335,7 @@ def plan_words(steps, notes, states) -> str:
     "The plan in two sentences"
     todo = [s for n, s in steps.items() if states[n] not in ('up to date', 'kept', 'waits')]; minutes = sum(expected(s, notes) for s in todo); unknown = sum(not expected(s, notes) for s in todo); waits = sum(v == 'waits' for v in states.values())
     return (f'{len(steps)} steps: {len(steps) - len(todo) - waits} are up to date, {len(todo)} will run' + (f', {waits} more if what they read changes' if waits else '') +
-            (f'. About {clock(60*minutes)} (h:mm:ss or m:ss)' + (f', and {unknown} of unknown length' if unknown else '') if todo else '') + '.')
+            (f'. About ' + (f'{minutes/60:.1f} hours' if minutes > 90 else f'{minutes:.0f} minutes') + (f', and {unknown} of unknown length' if unknown else '') if todo else '') + '.')
 
 # %% ../nbs/24_steps.ipynb #e14a0075
 def _with_me():
@@ -356,17 +356,17 @@ def call(step, line=lambda text: None, **more) -> str:
     start = next((i for i in reversed(range(len(said))) if said[i].startswith('Problem: ')), None)
     return '\n'.join(list(said)[start:][:3]) if start is not None else '\n'.join(list(said)[-2:]) or f'ended with status {p.returncode}'
 
-def run_steps(steps, notes, run=call, **more) -> dict:
+def run_steps(steps, notes, run=call, every=None, **more) -> dict:
     "Runs what is not up to date, in order. Name -> 'up to date', 'kept', 'made', 'failed: ...' or 'not tried: ...'"
-    out, bar, begun = {}, Progress('steps', len(steps)), time.monotonic()
+    every = every or steps; out, bar, begun = {}, Progress('steps', len(steps)), time.monotonic()
     for k, (n, s) in enumerate(steps.items()):
-        gone = [m for m in s.needs if m in steps and out[m].startswith(('failed', 'not tried'))] or [m for m in s.needs if m not in steps and not notes.of(m).get('made')]
+        gone = [m for m in s.needs if (out[m].startswith(('failed', 'not tried')) if m in steps else None in notes.made(every[m]).values())]
         if gone: out[n] = f'not tried: {gone[0]} is missing'; continue
-        if (state := notes.state(s, steps)) in ('up to date', 'kept'): out[n] = state; continue
+        if (state := notes.state(s, every)) in ('up to date', 'kept'): out[n] = state; continue
         extra = {k: v for k, v in more.items() if k != 'device' or s.notebook in ('train', 'evaluate', 'figures', 'obey', 'dtfvd', 'claims')} | (dict(resume=False) if notes.anew(s) else {}); notes.begin(s); t = time.monotonic()
         why = run(s, lambda text: bar.show(f'steps     {k:>4}/{len(steps)}  {n}  {text[:90]}'), **extra)
         try:
-            if not why: notes.end(s, steps, time.monotonic() - t)
+            if not why: notes.end(s, every, time.monotonic() - t)
         except Problem as e: why = str(e)
         out[n] = f'failed: {why}' if why else 'made'; bar.update(k + 1)
     bar.show(f'steps     {len(steps):>4}/{len(steps)}  done in {clock(time.monotonic() - begun)}'); bar.close(); return out
