@@ -72,6 +72,15 @@ def test_one_film_follows_the_other():
         with torch.no_grad(): assert torch.equal(out[:, :new], net.films(x0[:, 0])[:, 1 - shift:]) and torch.equal(out[:, new:], net.films(out[:, new - 1])[:, 1 - shift:])
 
 
+def test_a_lost_reader_leaves_one_future():
+    "DTVNet's vector is normalised over a batch in training; over a batch of one, as released, it is zero, and all futures are one"
+    s = settings('landscape', 'smoke', system='dtvnet'); clips = load_clips('landscape', 'train', s.frames, s.size, n=16, report=None); X = clips.batch([0, 1])
+    net = build_system(s, 'dtvnet').eval(); net.finish(clips, None); f = net.flows(X)
+    assert net.bank.std(0).min() > 0 and torch.allclose(net.vector(f)[:1], net.vector(f[:1]), atol=1e-4)                # a vector does not depend on its neighbours
+    for prior, one in (('bank', False), ('normal', False), ('released', True)):
+        net.h.prior = prior; out = net.sample(X[:, :1], s.frames, 3); assert torch.equal(out[:, 0], out[:, 1]) == one, prior
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     runs = tmp_path_factory.mktemp('runs')
