@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPELLED', 'FOLDED', 'STYLE', 'SEARCH', 'formula', 'Prose', 'prose', 'plain', 'describe', 'Chapter', 'chapters',
-           'code_of', 'output_of', 'page_of', 'navigation', 'frame', 'build', 'ini', 'quarto', 'main']
+           'code_of', 'output_of', 'page_of', 'navigation', 'open_links', 'frame', 'build', 'ini', 'quarto', 'main']
 
 # %% ../nbs/25_site.ipynb #91f86dbb
 import base64, configparser, html, json, re, shutil, sys
@@ -160,14 +160,22 @@ def navigation(every, here, heads, root):
         out.append(f'<ul>{"".join(items)}</ul>' if not g else f'<details{" open" if here.section == g else ""}><summary>{html.escape(g)}</summary><ul>{"".join(items)}</ul></details>')
     return f'<nav aria-label="Notebooks"><details open><summary>Contents</summary>{"".join(out)}</details></nav>'
 
+def open_links(path, git_url=None):
+    "(name, address) of the places where a notebook can be opened without an install: Colab (the edition in `open_branch`) and Binder; none while git_url is none"
+    git_url = (git_url or ini('git_url')).rstrip('/').removesuffix('.git'); where = re.match(r'https://github\.com/([\w.-]+/[\w.-]+)$', git_url)
+    if git_url == 'none': return []
+    if not where: raise Problem(f'git_url = {git_url} in settings.ini is no address such as https://github.com/someone/i2v_paper\ncorrect it, or say none')
+    return [('open in Colab', f'https://colab.research.google.com/github/{where[1]}/blob/{ini("open_branch")}/nbs/{path}.ipynb'), ('open in Binder', f'https://mybinder.org/v2/gh/{where[1]}/{ini("branch")}?labpath=nbs/{path}.ipynb')]
+
 def frame(every, here, body, heads, title):
     "A whole page"
     root, k = '../'*here.path.count('/'), every.index(here); last, following = (every[i] if 0 <= i < len(every) else None for i in (k - 1, k + 1))
     turn = ''.join(f'<a href="{root}{c.address}">{word}</a>' if c else '<span></span>' for c, word in ((last, f'← {last.title}' if last else ''), (following, f'{following.title} →' if following else '')))
+    links = ' · '.join(f'<a href="{url}">{name}</a>' for name, url in open_links(here.path)); links = links and f'<p class="open">{links}</p>'
     return f'''<!doctype html>
 <html lang="en" data-root="{root}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(here.title)} · {html.escape(title)}</title><link rel="stylesheet" href="{root}site.css"><link rel="icon" href="data:,"></head>
 <body><header><a href="{root}index.html">{html.escape(title)}</a><input id="search" type="search" placeholder="search" aria-label="search the notebooks"><div id="found" hidden></div></header>
-<div class="page">{navigation(every, here, heads, root)}<main>{body}<div class="turn">{turn}</div></main></div>
+<div class="page">{navigation(every, here, heads, root)}<main>{links}{body}<div class="turn">{turn}</div></main></div>
 <script src="{root}index.js"></script><script src="{root}search.js"></script></body></html>'''
 
 # %% ../nbs/25_site.ipynb #090a3999
