@@ -113,7 +113,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                   'i2v_paper.claims.told': ('claims.html#told', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.train_command': ('claims.html#train_command', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.true_futures': ('claims.html#true_futures', 'i2v_paper/claims.py'),
-                                  'i2v_paper.claims.uncovered_sharpness': ('claims.html#uncovered_sharpness', 'i2v_paper/claims.py'),
+                                  'i2v_paper.claims.uncovered_texture': ('claims.html#uncovered_texture', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.write_claims': ('claims.html#write_claims', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.write_overview': ('claims.html#write_overview', 'i2v_paper/claims.py')},
             'i2v_paper.compared.al': { 'i2v_paper.compared.al.AL': ('compared/al.html#al', 'i2v_paper/compared/al.py'),

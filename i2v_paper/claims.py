@@ -6,10 +6,10 @@
 __all__ = ['DIVERSITIES', 'TABLE2', 'HYPOTHESES', 'SECTIONS', 'READS', 'Ask', 'Missing', 'Hypothesis', 'ratio', 'over_seeds',
            'over_records', 'train_command', 'run_for', 'kept', 'Seen', 'seen', 'true_futures', 'land_of', 'drifts',
            'drift_spread', 'speed_spread', 'sharp', 'best_error', 'best_of', 'part_of_still', 'ground_motion',
-           'uncovered_sharpness', 'radial_part', 'tau', 'least_tau', 'difference', 'quotient', 'told', 'scored',
-           'ranked', 'looks', 'by_speed', 'slow_to_fast', 'fire_to_clouds', 'fitted', 'dg_angle', 'dg_blur',
-           'end_spread', 'hard', 'norms', 'card', 'dynamics_part', 'accuracies', 'judge_claim', 'judge_claims',
-           'claims_table', 'write_claims', 'write_overview']
+           'uncovered_texture', 'radial_part', 'tau', 'least_tau', 'difference', 'quotient', 'told', 'scored', 'ranked',
+           'looks', 'by_speed', 'slow_to_fast', 'fire_to_clouds', 'fitted', 'dg_angle', 'dg_blur', 'end_spread', 'hard',
+           'norms', 'card', 'dynamics_part', 'accuracies', 'judge_claim', 'judge_claims', 'claims_table',
+           'write_claims', 'write_overview']
 
 # %% ../nbs/18b_claims.ipynb #6cf5e97c
 import json
@@ -26,7 +26,8 @@ from .compared.systems import SYSTEMS, context_of, load_any, written
 from .control import find_wind, true_eta
 from .core import CACHE, RUNS, TEXTURES, Problem, Run, atomic, command_of, merge_json, nearest, note_sources, provenance, run_name
 from .data import load_clips
-from .figures import FIGURES, compare_groups, errors, hard_ones, spread_out
+from .dtfvd import WEIGHTS_FOLDER
+from .figures import FIGURES, hard_ones, spread_out
 from .metrics import backbone, to_bytes
 from .obedience import CLAIMS, over_starts, sharpness, tip_reader, verdict
 from .paper import FIGURES as FOLDER
@@ -146,11 +147,9 @@ def speed_spread(m, truth) -> np.ndarray:
     "Deviation of the speeds of futures of one image, and of true ones, (N, 2)"
     land = land_of(m); return np.stack([np.linalg.norm(drifts(m.clip[:, 0], X, land), axis=-1).std(1) for X in (m.X, truth)], 1)
 
-def sharp(X, mask=None) -> np.ndarray:
-    "Sharpness of clips (N, ..., 3, S, S) by start frame (N,); mask (N, S, S): of the gradients inside it only"
-    if mask is None: return sharpness(X).flatten(1).mean(1).numpy()
-    g = torch.zeros_like(X[:, ..., 0, :, :]); g[..., :, :-1] += X.diff(dim=-1).abs().mean(-3); g[..., :-1, :] += X.diff(dim=-2).abs().mean(-3)
-    w = torch.as_tensor(mask).float().view(len(X), *[1]*(g.ndim - 3), *mask.shape[-2:]); return ((g*w).flatten(1).sum(1)/w.expand_as(g).flatten(1).sum(1).clamp_min(1)).numpy()
+def sharp(X) -> np.ndarray:
+    "Sharpness of clips (N, ..., 3, S, S) by start frame (N,)"
+    return sharpness(X).flatten(1).mean(1).numpy()
 
 def best_error(m) -> np.ndarray:
     "Squared error of the best future, and of repeating x0, (N, 2)"
@@ -167,10 +166,11 @@ def ground_motion(m) -> np.ndarray:
     v = torch.cat([m.clip[:, None, :1].expand(-1, m.X.shape[1], -1, -1, -1, -1), m.X], 2).diff(dim=2).square().mean((1, 2, 3)); w = torch.as_tensor(land_of(m)).float()
     return ((v*w).sum((1, 2))/w.sum((1, 2)).clamp_min(1)).numpy()
 
-def uncovered_sharpness(m) -> np.ndarray:
-    "Sharpness of the best future in the pixels that the arm has left at the end, and that of the true clip there, (N, 2). Pixels that are off by .4 or more, where the arm of the future still is, do not count; (0, 0) for less than 8 pixels"
-    X, Y = best_of(m)[:, -1:], m.clip[:, -1:]; mask = np.asarray(m.clips.factors['uncovered'])[m.which][:, -1].astype(bool) & ((X - Y).square().mean(2).sqrt() < .4)[:, 0].numpy()
-    mask &= (mask.sum((1, 2)) >= 8)[:, None, None]; return np.stack([sharp(v, mask) for v in (X, Y)], 1)
+def uncovered_texture(m) -> np.ndarray:
+    "Of the best future and the true clip, in the pixels that the arm has left at the end: product of their gradients, and square of the true ones, (N, 2). Pixels that are off by .4 or more, where the future still has its arm, do not count; (0, 0) for less than 8 pixels"
+    X, Y = best_of(m)[:, -1], m.clip[:, -1]; mask = np.asarray(m.clips.factors['uncovered'])[m.which][:, -1].astype(bool) & ((X - Y).square().mean(1).sqrt() < .4).numpy()
+    w = torch.as_tensor(mask & (mask.sum((1, 2)) >= 8)[:, None, None]).float()[:, None]; both = lambda a, b, d: (a.diff(dim=d)*b.diff(dim=d)*w.narrow(d, 0, w.shape[d] - 1)).sum((1, 2, 3))
+    return np.stack([(both(a, Y, 3) + both(a, Y, 2)).numpy() for a in (X, Y)], 1)
 
 # %% ../nbs/18b_claims.ipynb #e9c3ec22
 def radial_part(f) -> np.ndarray:
@@ -291,8 +291,9 @@ def card(ask, seed) -> dict:
     "What is known of the backbone of the preset, or of the one that came with the project"
     f = Path(ask.runs)/run_name('dtfvd16', ask.preset, seed, real=ask.real)/'metrics.json'
     if f.exists() and 'responses' in (c := json.loads(f.read_text(encoding='utf-8'))): return c
-    r = Path(ask.where)/'results.json'; c = json.loads(r.read_text(encoding='utf-8')).get('backbones', {}).get('dtfvd-drawn-16') if r.exists() and not (ask.real or seed or ask.preset != 'small') else None
-    if c is None: raise Missing(command_of('dtfvd', dict(preset=ask.preset, seed=seed, data_dir=ask.real), preset='quick'))
+    r = Path(ask.where)/'results.json'; c = json.loads(r.read_text(encoding='utf-8')).get('backbones', {}).get('dtfvd-drawn-16') if r.exists() and not ask.real else None; came = json.loads((WEIGHTS_FOLDER/'dtfvd-drawn-16.json').read_text(encoding='utf-8'))
+    if c and (c['preset'], c['seed']) == (ask.preset, seed): return came | c
+    raise Missing(command_of('dtfvd', dict(preset=ask.preset, seed=seed, data_dir=ask.real), preset='quick'))
     return c
 
 def dynamics_part(ask, seed) -> dict:
@@ -328,9 +329,9 @@ HYPOTHESES = {
     'al_rapid': _H('A.3', 'AL has more trouble with rapid fire than with clouds', 'best error of AL as part of repeating x0, fire over clouds', 1., False, fire_to_clouds, 'fire', part_of_still, False),
     'dg_motion': _H('A.3', 'DG, fitted to test clips, almost reproduces the motion of clouds', 'median angle between its drift and the true one, degrees', 15., True, dg_angle, 'clouds', np.median),
     'dg_blur': _H('A.3', 'DG is blurrier than ours', 'sharpness of DG, part of ours, clouds', 1., True, dg_blur, 'clouds', ratio, False),
-    **{f'sharp_{d.split("-")[1]}': _H('A.3', f'our {d.split("-")[1]} is sharp', "sharpness of futures, part of the true clips'", .8, False, looks(d, '', lambda m: np.stack([sharp(m.X), sharp(m.clip[:, 1:])], 1)), d.split('-')[1], ratio, False) for d in TEXTURES},
-    'uncovered': _H('A.4', 'what the arm uncovers is sharp in ours', "sharpness there, part of the true clip's", .8, False, looks('bair', '', uncovered_sharpness), 'bair_comparison', ratio),
-    'uncovered_ivrnn': _H('A.4', 'what the arm uncovers is blurrier in IVRNN than in ours', 'sharpness there, IVRNN over ours', 1., True, looks('bair', 'ivrnn', lambda m: uncovered_sharpness(m)[:, 0], ''), 'bair_comparison', ratio),
+    **{f'sharp_{d.split("-")[1]}': _H('A.3', f'our futures of {d.split("-")[1]} are sharp', "sharpness of futures, part of the true clips'", .8, False, looks(d, '', lambda m: np.stack([sharp(m.X), sharp(m.clip[:, 1:])], 1)), d.split('-')[1], ratio, False) for d in TEXTURES},
+    'uncovered': _H('A.4', 'what the arm uncovers has its texture in ours', 'part of the true gradients there', .8, False, looks('bair', '', uncovered_texture), 'bair_comparison', ratio),
+    'uncovered_ivrnn': _H('A.4', 'what the arm uncovers is blurrier in IVRNN than in ours', 'true gradients there, IVRNN over ours', 1., True, looks('bair', 'ivrnn', lambda m: uncovered_texture(m)[:, 0], ''), 'bair_comparison', ratio),
     **{f'ends_{w}': _H('A.4', f'futures of one image end at different places, {w}', "deviation of end points, part of the truth's", .5, False, end_spread(k), 'bair_diversity', ratio) for k, w in enumerate(('sideways', 'up and down'))},
     'end_point': _told('A.5', 'bair', 'end_point', 'told an end point, the arm stops there', 'endpoint_bair'), 'ways': _told('A.5', 'bair', 'ways', 'the ways to a told end point differ', 'endpoint_bair'),
     'direction': _told('A.5', 'dtdb-clouds', 'direction', 'told a direction, clouds follow it', 'direction_clouds1'),

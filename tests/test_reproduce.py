@@ -52,7 +52,7 @@ def test_everything_is_there_with_its_source(made):
     check_sources(where); assert sources['tables/diversity-textures.md']['notebook'] == 'nbs/tables.ipynb' and sources['clouds.webp']['parameters']['which'] == 'clouds' and sources['clouds.webp']['fingerprint']
     r = {c['claim']: c for c in results['claims']['A.3-smoke']['records']}
     assert r['sharp_clouds']['n'] == 16 and r['sharp_clouds']['low'] <= r['sharp_clouds']['value'] <= r['sharp_clouds']['high'] and r['dg_motion'] | dict(verdict='no run', command='papermill nbs/train.ipynb -p dataset dtdb-clouds -p preset smoke -p system dg') == r['dg_motion']
-    report = (folder/'report.md').read_text(); assert 'A.3 | our clouds is sharp' in report and (folder/'reproduce.ipynb').exists()
+    report = (folder/'report.md').read_text(); assert 'A.3 | our futures of clouds are sharp' in report and (folder/'reproduce.ipynb').exists()
     for link in re.findall(r'\]\(([^)]+)\)', report): assert (folder/link).exists(), link
 
 
