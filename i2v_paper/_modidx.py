@@ -1219,6 +1219,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                 'i2v_paper.site.Prose.inline_math': ('site.html#prose.inline_math', 'i2v_paper/site.py'),
                                 'i2v_paper.site.Prose.latex_environment': ('site.html#prose.latex_environment', 'i2v_paper/site.py'),
                                 'i2v_paper.site.Prose.link': ('site.html#prose.link', 'i2v_paper/site.py'),
+                                'i2v_paper.site.address_of': ('site.html#address_of', 'i2v_paper/site.py'),
                                 'i2v_paper.site.build': ('site.html#build', 'i2v_paper/site.py'),
                                 'i2v_paper.site.chapters': ('site.html#chapters', 'i2v_paper/site.py'),
                                 'i2v_paper.site.code_of': ('site.html#code_of', 'i2v_paper/site.py'),

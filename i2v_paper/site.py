@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPELLED', 'FOLDED', 'STYLE', 'SEARCH', 'formula', 'Prose', 'prose', 'plain', 'describe', 'Chapter', 'chapters',
-           'code_of', 'output_of', 'page_of', 'navigation', 'open_links', 'frame', 'build', 'ini', 'quarto', 'main']
+           'code_of', 'output_of', 'page_of', 'navigation', 'open_links', 'frame', 'address_of', 'build', 'ini',
+           'quarto', 'main']
 
 # %% ../nbs/25_site.ipynb #91f86dbb
 import base64, configparser, html, json, re, shutil, sys
@@ -179,20 +180,31 @@ def frame(every, here, body, heads, title):
 <script src="{root}index.js"></script><script src="{root}search.js"></script></body></html>'''
 
 # %% ../nbs/25_site.ipynb #090a3999
+def address_of(url, base, project, out, root, done):
+    "Where a link of a notebook in the folder `base` leads on the site: to a page, to a copy of a file, to a page made of a Markdown file, or to a list of a folder's files; `done`: the Markdown files made so far; `Problem` where there is nothing"
+    place, _, at = url.partition('#'); file = (base/place).resolve()
+    if re.match(r'\w+:', url) or not place: return url
+    if not file.exists(): raise Problem(f'a page in {base.name} shows or links {url}, which does not exist\ncorrect the link')
+    if file.suffix == '.ipynb': return place[:-6] + '.html' + (f'#{at}' if at else '')
+    inside = file.relative_to(project); to = out/'files'/inside; up = '../'*(len(inside.parts) + (1 if file.is_dir() else 0))
+    bare = lambda body: f'<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(file.stem)}</title><link rel="stylesheet" href="{up}site.css"><main style="padding:1em;max-width:60em;margin:auto">{body}</main>'
+    if file.is_dir():
+        for f in sorted(file.iterdir()): address_of(f.name, file, project, out, up, done)
+        to.mkdir(parents=True, exist_ok=True); names = [f.name + ('.html' if f.suffix == '.md' else '') for f in sorted(file.iterdir()) if f.is_file()]
+        (to/'index.html').write_text(bare('<ul>' + ''.join(f'<li><a href="{n}">{n.removesuffix(".html")}</a></li>' for n in names) + '</ul>'), encoding='utf-8'); return f'{root}files/{inside.as_posix()}/index.html'
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix != '.md': shutil.copyfile(file, to); return f'{root}files/{inside.as_posix()}'
+    if inside not in done: done.add(inside); to.with_name(f'{to.name}.html').write_text(bare(prose(file.read_text(encoding='utf-8'), lambda u: address_of(u, file.parent, project, out, up, done))[0]), encoding='utf-8')
+    return f'{root}files/{inside.as_posix()}.html'
+
 def build(out=None, only=None, nbs=ROOT/'nbs', report=True) -> Path:
     "Writes the site: a page a notebook, the figures they show, the style, the search. Needs no network; returns its index.html"
-    out, every, index = Path(out or ROOT/'_docs'), chapters(nbs), []; title = ini('title'); todo = [c for c in every if only is None or c.path in only]; bar = Progress('site', len(todo)) if report else None
+    out, every, index = Path(out or ROOT/'_docs'), chapters(nbs), []; done = set(); title = ini('title'); todo = [c for c in every if only is None or c.path in only]; bar = Progress('site', len(todo)) if report else None
     for k, c in enumerate(todo):
         target, n = out/c.address, []; target.parent.mkdir(parents=True, exist_ok=True); root = '../'*c.path.count('/')
         def keep(data, ending):
             n.append(0); name = f'{c.path.replace("/", "-")}-{len(n)}.{ending}'; (out/'pictures').mkdir(exist_ok=True); (out/'pictures'/name).write_bytes(data); return f'{root}pictures/{name}'
-        def address(url):
-            place, _, at = url.partition('#'); file = ((nbs/c.path).parent/place).resolve()
-            if re.match(r'\w+:', url) or not place: return url
-            if file.suffix == '.ipynb': return place[:-6] + '.html' + (f'#{at}' if at else '')
-            if not file.exists(): raise Problem(f'{c.path} shows or links {url}, which does not exist\ncorrect the link')
-            if not file.is_file(): return file.relative_to(nbs.parent).as_posix()
-            to = out/'files'/file.relative_to(nbs.parent); to.parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(file, to); return f'{root}files/{file.relative_to(nbs.parent).as_posix()}'
+        address = lambda url: address_of(url, (nbs/c.path).parent, nbs.parent, out, root, done)
         body, heads, sections = page_of(nbformat.read(nbs/f'{c.path}.ipynb', 4), keep, address); name = heads[0][1] if heads else c.title
         target.write_text(frame(every, c, body, heads, title), encoding='utf-8'); index += [[c.address, name, a, h, w] for a, h, w in sections]
         if bar: bar.update(k + 1)

@@ -131,3 +131,18 @@ def test_voila_serves_play(page, folder):
         page.goto(f'http://127.0.0.1:{port}/'); play(page)
         assert page.complaints == [] and page.strangers == []
     finally: end(server)
+
+
+def test_web_edition_sets_formulas_and_finds_words_offline(browser, page, tmp_path):
+    "Opened from the disk, as a folder that was copied to a stick"
+    subprocess.run([sys.executable, '-c', f'from i2v_paper.site import build; build({str(tmp_path)!r}, only=("index", "08_losses", "10_flow"), report=False)'], cwd=ROOT, check=True, capture_output=True)
+    page.context.set_offline(True); page.goto((tmp_path/'index.html').as_uri()); page.locator('#search').fill('ActNorm'); first = page.locator('#found a').first
+    assert 'ActNorm' in first.inner_text(); first.click(); page.wait_for_url('**/10_flow.html#*'); assert page.locator('h2', has_text='ActNorm').first.is_visible()
+    box = lambda selector: page.locator(selector).first.bounding_box(); shown = page.evaluate("[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect()).filter(r => r.width < 2 || r.height < 5).length")
+    assert page.locator('math').count() > 30 and shown == 0 and '$$' not in page.locator('main').inner_text() and box('math mfrac')['height'] > 1.3*box('math mi')['height']
+    assert page.evaluate("document.fonts.ready.then(() => document.fonts.check('16px \"Site Math\"'))")                    # the font came with the site
+    page.set_viewport_size(dict(width=390, height=800))
+    for name in ('index', '08_losses', '10_flow'):
+        page.goto((tmp_path/f'{name}.html').as_uri()); page.wait_for_load_state()
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390 and not page.locator('nav ul').first.is_visible() and page.locator('h1').is_visible()      # nothing wider than a phone; the contents are folded
+    assert page.locator('img').evaluate_all('all => all.every(i => i.alt.length > 3)') and page.complaints == [] and page.strangers == []
