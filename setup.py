@@ -24,7 +24,7 @@ setup(
     package_data={lib: ["weights/*", "weights/trained/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "play")},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "play", "scale")},
     entry_points={
         "nbdev": [f"{lib}={lib}._modidx:d"],
         "papermill.engine": [f"{lib}={lib}.launch:Engine"],

@@ -6,8 +6,8 @@
 __all__ = ['ROOT', 'RUNS', 'CACHE', 'TEXTURES', 'DATASETS', 'PRESETS', 'find_root', 'Problem', 'nearest', 'check_parameters',
            'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'merge_json',
            'parameters_of', 'note_sources', 'pack', 'unpack', 'shown', 'pick_device', 'provenance', 'peak_memory',
-           'run_name', 'command_of', 'Run', 'open_run', 'close_run', 'Log', 'clock', 'Progress', 'train_stage',
-           'learning_rate', 'set_learning_rate']
+           'run_name', 'command_of', 'Run', 'open_run', 'close_run', 'Log', 'clock', 'Progress', 'world',
+           'same_everywhere', 'train_stage', 'learning_rate', 'set_learning_rate']
 
 # %% ../nbs/00_core.ipynb #b22bb52c
 import csv, dataclasses, difflib, hashlib, json, math, os, platform, re, resource, subprocess, sys, time
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 # %% ../nbs/00_core.ipynb #27e2fb92
@@ -74,10 +75,9 @@ class Settings:
     "Every number that an experiment needs; `sources` says where each comes from"
     dataset: str = ''; preset: str = ''
     control: str = ''; ablation: str = ''; system: str = ''; context: int = 1   # eta: endpoint or direction; left out: cinn, x0 or adain; a compared system instead of ours, and the frames it may see
-    released: bool = False       # the authors' own weights, see 19a_released
-    minutes: float = 0.          # expected on two CPU cores; 0: unknown
-    frames: int = 16             # T, frames to predict after x0
-    size: int = 64               # pixels, square
+    minutes: float = 0.; released: bool = False      # expected on two CPU cores, 0: unknown; the authors' own weights
+    frames: int = 16; size: int = 64                 # T, frames to predict after x0; pixels, square
+    precision: str = 'fp32'; accumulate: int = 1     # or bf16 on a GPU; parts that a batch of the video stage is worked through in
     n_train: int = 0             # drawn clips to train on (stand-ins)
     n_test: int = 0              # held-out clips for the report
     augment: tuple = ()          # of 'flip', 'crop', 'jitter'; real data only
@@ -107,8 +107,8 @@ class Settings:
     disc_stride_t: tuple = (2, 2, 2, 2); disc_stride_s: tuple = (1, 1, 2, 2)
     disc_frames: int = 16        # length of the window that D_T sees
     video_steps: int = 0
-    video_epochs: int = 0        # used when video_steps is 0
-    video_batch: int = 10
+    video_epochs: int = 0; video_each: int = 0       # used when video_steps is 0; clips of each video that make an epoch, 0: all windows
+    video_batch: int = 10        # of all processes together
     video_lr: float = 2e-4; critic_lr: float = 2e-4
     adam_betas: tuple = (.5, .9); weight_decay: float = 1e-5
     warmup: int = 0              # steps of linear warm-up
@@ -132,10 +132,10 @@ class Settings:
     flow_leaky: float = 0.       # 0: no leaky ReLU in the block
     flow_clamp: float = 0.       # 0: log-scales are free
     flow_steps: int = 0
-    flow_epochs: int = 0
+    flow_epochs: int = 0; flow_each: int = 0
     flow_batch: int = 50
     flow_lr: float = 1e-5
-    flow_betas: tuple = (.9, .999); flow_weight_decay: float = 0.
+    flow_betas: tuple = (.9, .999); flow_amsgrad: bool = False; flow_lr_end: float = 0.; flow_weight_decay: float = 0.   # flow_lr_end 0: lr_end
     flow_patience: int = 0       # evaluations without improvement before stopping; 0: never
     sources: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -162,7 +162,7 @@ _paper = _silent | V('supplement B.1', n_blocks=20, flow_depth=2, flow_leaky=0.,
     'supplement B.2', z_dim=128, lambda_l1=10., lambda_percep=1., lambda_F=10., lambda_GP=10., beta=1e-6, video_lr=2e-4,
     critic_lr=2e-4, adam_betas=(.5, .9), weight_decay=1e-5, flow_lr=1e-5)
 _official = _paper | V('authors: released configuration', z_dim=64, lambda_percep=30., disc_frames=12, official_losses=True, flow_depth=4,
-                       flow_leaky=.9, flow_betas=(.9, .99), critic_start=.01)
+                       flow_leaky=.9, flow_betas=(.9, .99), flow_amsgrad=True, critic_start=.01)
 
 # %% ../nbs/00_core.ipynb #092063d6
 _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidden=32, open_start=True, start_logvar=-3., moving_only=True, enc_channels=(16, 32, 64, 64), enc_stem=(3, 5, 5),
@@ -189,6 +189,10 @@ _limbs = V('ours: an untrained critic already tells an arm that moves from a blu
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else V())
 _small_of = lambda d: _small | (_drift if d in (*TEXTURES, 'dtdb', 'landscape') else V())
 
+_each = {'bair': (1, 1), 'iper': (60, 80), 'landscape': (10, 10), 'dtdb-fire': (80, 40), 'dtdb-vegetation': (55, 40), 'dtdb-waterfall': (120, 30), 'dtdb-clouds': (100, 50)}
+_epoch = {d: _released(video_each=v, flow_each=f) for d, (v, f) in _each.items()}             # clips of each video in an epoch
+_decay = {d: _released(lr_end=.98**{'bair': 55, 'iper': 100, 'landscape': 100}.get(d, 60), flow_lr_end=.5**(31//(7 if d in ('bair', 'iper') else 6)), embed_beta=1e-4 if d == 'landscape' else 1e-5) for d in DATASETS}
+
 PRESETS = {
     'smoke': {d: _smoke | _jitter[d] for d in DATASETS},
     'quick': {d: _quick_of(d) | _jitter[d] for d in DATASETS},
@@ -202,6 +206,7 @@ PRESETS = {
         'iper': _official | _px64 | _released(nf=64, beta=1e-4, lambda_percep=40.),
         'landscape': _official | _px128 | _released(nf=32, lambda_l1=20.)},
 }
+for d in DATASETS: PRESETS['paper'][d] |= _epoch.get(d, V()); PRESETS['official'][d] |= _epoch.get(d, V()) | _decay[d]
 
 # %% ../nbs/00_core.ipynb #65f04704
 def settings(
@@ -328,7 +333,7 @@ def run_name(dataset: str, preset: str, seed: int, run: str = '', real: bool = F
 
 def command_of(notebook: str, given: dict, **usual) -> str:
     "The command that repeats an entry point: parameters with their usual values are left out, a folder's path is not told"
-    told = {k: v for k, v in given.items() if k not in ('device', 'resume', 'weights') and v not in ('', 0, False, None) and v != usual.get(k)}
+    told = {k: v for k, v in given.items() if k not in ('device', 'resume', 'weights', 'processes', 'accumulate') and v not in ('', 0, False, None) and v != usual.get(k)}
     plain = lambda k, v: '<folder>' if k == 'data_dir' else 'official:<folder>' if str(v).startswith('official:') else v
     return ' '.join([f'papermill nbs/{notebook}.ipynb', *(f'-p {k} {plain(k, v)}' for k, v in told.items())])
 
@@ -386,7 +391,7 @@ def open_run(
     if file.exists():
         old = run.record
         there = usual | old['settings']                                # a run made before a setting existed has its usual value
-        differ = [f'{k} (there {there[k]!r}, now {v!r})' for k, v in asked.items() if there[k] != v and k != 'sources']
+        differ = [f'{k} (there {there[k]!r}, now {v!r})' for k, v in asked.items() if there[k] != v and k not in ('sources', 'accumulate')]
         if old.get('data', {}).get('fingerprint') != data.get('fingerprint'): differ.append('the data')
         if old.get('parameters', {}).get('seed') != parameters.get('seed'): differ.append('the seed')
         if differ: raise Problem(f'{run.path} was made with other settings: {"; ".join(differ[:3])}\n'
@@ -432,13 +437,14 @@ class Progress:
     def update(self, done: int, **values):
         "Shows `done` of `total` and the values; says how long the rest will take"
         now = time.monotonic()
-        if now - self.last < self.every and done < self.total: return
+        if now - self.last < self.every and done < self.total or self.every == math.inf: return
         self.last = now; spent = now - self.begun; did = max(done - self.start, 1)
         left = spent/did*(self.total - done)
         time_text = f'{clock(left)} left' if done < self.total else f'done in {clock(spent)}'
         self.show(f'{self.stage:<9} {done:>5}/{self.total}  ' + '  '.join(f'{k} {v:.3g}' for k, v in values.items()) + f'  {time_text}')
     def show(self, text: str):
         "Replaces the line"
+        if self.every == math.inf: return                            # one of several processes, and not the first
         self.text = text
         if self.shell is None: print('\r' + text.ljust(100), end='', file=sys.stderr, flush=True)
         else:
@@ -448,7 +454,7 @@ class Progress:
             else: self.handle.update(data, metadata=meta, raw=True)
     def close(self):
         "Ends the line"
-        if self.shell is None: print(file=sys.stderr)
+        if self.shell is None and self.every < math.inf: print(file=sys.stderr)
     @classmethod
     def reporter(cls, stage):
         "A function report(done, total) that shows a line of its own"
@@ -459,6 +465,17 @@ class Progress:
         return report
 
 # %% ../nbs/00_core.ipynb #3484f7fb
+def world() -> tuple:
+    "Number of this process, from 0, and of processes that work together; (0, 1) where it is alone"
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+def same_everywhere(k, *modules):
+    "`Problem` unless all processes begin at the same step with the same weights; they read the same files, or should"
+    if world()[1] == 1: return
+    mine = torch.tensor([k, *(sum(v.double().sum().item() for v in m.state_dict().values()) for m in modules)], dtype=torch.float64, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
+    least, most = mine.clone(), mine.clone(); dist.all_reduce(least, dist.ReduceOp.MIN); dist.all_reduce(most, dist.ReduceOp.MAX)
+    if not torch.allclose(least, most, rtol=1e-9, atol=1e-9): raise Problem(f'processes begin with different weights, or at steps {int(least[0])} and {int(most[0])}\nthe folder of runs has to be the same for all: set I2V_RUNS to one that all machines see')
+
 def train_stage(
     run: Run,
     stage: str,                 # 'embedder', 'video' or 'dynamics': names the files
@@ -472,15 +489,17 @@ def train_stage(
     log_every: int = 10,
     log_last: bool = False,     # log the last step of each `log_every`, not the first
 ) -> Log:
-    "Runs a stage to its end from wherever it stands; ends at the same weights however often it was interrupted"
-    half, final = run.path/f'{stage}.partial.safetensors', run.file(stage)
+    "Runs a stage to its end from wherever it stands; ends at the same weights however often it was interrupted. Of several processes the first writes"
+    half, final, first = run.path/f'{stage}.partial.safetensors', run.file(stage), world()[0] == 0
     k, done = 0, final.exists()
     if done: unpack(load_file(final), {n: modules[n] for n in keep or modules}, {}); return Log(run.path/f'log-{stage}.csv')
     if half.exists():
         flat = load_file(half); k = int(flat.pop('step')); unpack(flat, modules, optimizers)
-    log = Log(run.path/f'log-{stage}.csv', upto=k); bar = Progress(stage, steps, k); begun = saved = time.monotonic(); at = k
+    same_everywhere(k, *modules.values())
+    log = Log(run.path/f'log-{stage}.csv', upto=k); bar = Progress(stage, steps, k, every=.5 if first else math.inf); begun = saved = time.monotonic(); at = k
     spent = run.record.get('seconds', {}).get(stage, 0.)
     def checkpoint(k):
+        if not first: return
         with atomic(half) as tmp: save_file(pack(modules, optimizers) | {'step': torch.tensor(k)}, tmp)
         log.save(); run.note(seconds={stage: round(spent + time.monotonic() - begun, 1)})
     while k < steps:
@@ -492,8 +511,10 @@ def train_stage(
         if time.monotonic() - saved > save_every: checkpoint(k); saved = time.monotonic()
     if k < steps: bar.show(f'{stage:<9} {k:>5}/{steps}  stopped early, done in {clock(time.monotonic() - begun)}')
     bar.close(); checkpoint(k)
-    with atomic(final) as tmp: save_file(pack({n: modules[n] for n in keep or modules}, {}), tmp)
-    half.unlink(missing_ok=True); run.note(steps={stage: k}, commits={stage: run.record.get('provenance', {}).get('commit')})     # of the code that ended it
+    if first:
+        with atomic(final) as tmp: save_file(pack({n: modules[n] for n in keep or modules}, {}), tmp)
+        half.unlink(missing_ok=True); run.note(steps={stage: k}, commits={stage: run.record.get('provenance', {}).get('commit')})     # of the code that ended it
+    if world()[1] > 1: dist.barrier()                    # what the first has written is there for all
     return log
 
 # %% ../nbs/00_core.ipynb #aeebf895

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .encoder import ResNet3d
+from .scale import moments
 
 # %% ../nbs/06_critics.ipynb #1d37b1aa
 class ActNorm2d(nn.Module):
@@ -22,7 +23,7 @@ class ActNorm2d(nn.Module):
 
     @torch.no_grad()
     def initialize(self, h):
-        std, mean = torch.std_mean(h, (0, 2, 3), keepdim=True)
+        mean, std = moments(h, (0, 2, 3))                               # of all processes' frames
         self.loc.copy_(-mean); self.scale.copy_(1/(std + 1e-6)); self.initialized.fill_(True)
 
     def forward(self, h):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SEEDS', 'WINDOWS', 'YIQ', 'MIRRORS', 'DRAWN_MIRRORS', 'Windows', 'Clips', 'augmented', 'code_hash',
            'draw_clips', 'cache_file', 'cached', 'decode_source', 'decode_all', 'choose_windows', 'long_clips',
-           'place_windows', 'find_clips', 'read_clips', 'load_clips', 'random_crop', 'random_flip', 'colour_jitter',
-           'mirror_x', 'mirror_direction', 'mirror_blocks', 'mirror_pose', 'mirror_action', 'same']
+           'place_windows', 'find_clips', 'read_clips', 'load_clips', 'for_part', 'random_crop', 'random_flip',
+           'colour_jitter', 'mirror_x', 'mirror_direction', 'mirror_blocks', 'mirror_pose', 'mirror_action', 'same']
 
 # %% ../nbs/02_data.ipynb #908d6f4d
 import ast, errno, inspect, re, shutil, time
@@ -68,14 +68,15 @@ class Clips:
               augment=(),        # of 'flip', 'crop', 'jitter'; the same for all frames of a clip
               rng=None,          # seed or torch.Generator of the augmentation
               jitter=(.2, .2, .2, 0.),   # strength of brightness, contrast, saturation, hue
+              part=None,         # a `scale.Part`, if `indices` are one of a larger batch: augmented as they would be there
               ):
         "Clips as floats in [-1, 1], (B, T+1, 3, size, size)"
-        return self.mirrored_batch(indices, augment, rng, jitter)[0]
+        return self.mirrored_batch(indices, augment, rng, jitter, part)[0]
 
-    def mirrored_batch(self, indices, augment=(), rng=None, jitter=(.2, .2, .2, 0.)):
+    def mirrored_batch(self, indices, augment=(), rng=None, jitter=(.2, .2, .2, 0.), part=None):
         "What `batch` gives, and which clips are mirrored, bool (B,)"
         x = torch.from_numpy(self.video[np.atleast_1d(np.asarray(indices))]).permute(0, 1, 4, 2, 3)     # (B, T+1, 3, H, W)
-        return augmented(x, self.size or x.shape[-1], augment, rng, jitter)
+        return augmented(x, self.size or x.shape[-1], augment, rng, jitter, part)
 
     def factors_of(self, indices, mirrored=None):
         "The factors of some clips, of the `mirrored` ones as they are in the mirror, without those that have no mirror image; raises Problem for one of which nothing is known"
@@ -89,17 +90,17 @@ class Clips:
 # %% ../nbs/02_data.ipynb #0ce29793
 def augmented(x,             # bytes (B, T+1, 3, H, W)
               size: int,     # of the result
-              augment=(), rng=None, jitter=(.2, .2, .2, 0.)):
+              augment=(), rng=None, jitter=(.2, .2, .2, 0.), part=None):
     "Floats in [-1, 1], (B, T+1, 3, size, size), and which clips are mirrored: cropped or resized, flipped, jittered, each choice once a clip"
     for name in augment:
         if name not in ('flip', 'crop', 'jitter'): raise Problem(f'there is no augmentation {name!r}: {nearest(name, ("flip", "crop", "jitter"))}')
     if augment and rng is None: raise ValueError('augmentation is random: give rng, a seed or a torch.Generator')
     g = rng if isinstance(rng, torch.Generator) else torch.Generator().manual_seed(rng or 0)
-    if 'crop' in augment: x = random_crop(x, size, g)
+    if 'crop' in augment: x = random_crop(x, size, g, part)
     x = x.float()/127.5 - 1
     if x.shape[-1] != size: x = F.interpolate(x.flatten(0, 1), (size, size), mode='bilinear', antialias=True).unflatten(0, x.shape[:2])
-    x, mirrored = random_flip(x, g) if 'flip' in augment else (x, torch.zeros(len(x), dtype=torch.bool))
-    return colour_jitter(x, g, jitter) if 'jitter' in augment else x, mirrored
+    x, mirrored = random_flip(x, g, part) if 'flip' in augment else (x, torch.zeros(len(x), dtype=torch.bool))
+    return colour_jitter(x, g, jitter, part) if 'jitter' in augment else x, mirrored
 
 # %% ../nbs/02_data.ipynb #dccf2c4b
 def code_hash(source: str) -> str:
@@ -296,23 +297,27 @@ def load_clips(dataset: str,       # a name in `LAYOUTS`
     return clips
 
 # %% ../nbs/02_data.ipynb #63da8657
-def random_crop(x, size, g):
+def for_part(draw, n, part):
+    "What `draw(n)` draws for n clips, or for a whole batch (first axis) of which they are a part"
+    return draw(n) if part is None else draw(part.total)[part.cut]
+
+def random_crop(x, size, g, part=None):
     "A square of `size` at a random place of each clip, (B, T, 3, H, W) to (B, T, 3, size, size)"
     room = x.shape[-1] - size
     if room <= 0: raise ValueError(f'a random crop to {size} needs larger frames than {x.shape[-1]}: load the clips with margin={size//8}')
-    return torch.stack([v[..., i:i + size, j:j + size] for v, (i, j) in zip(x, torch.randint(room + 1, (len(x), 2), generator=g).tolist())])
+    return torch.stack([v[..., i:i + size, j:j + size] for v, (i, j) in zip(x, for_part(lambda n: torch.randint(room + 1, (n, 2), generator=g), len(x), part).tolist())])
 
-def random_flip(x, g):
+def random_flip(x, g, part=None):
     "Half of the clips mirrored, left to right, and which, bool (B,)"
-    mirrored = torch.rand(len(x), generator=g) < .5
+    mirrored = for_part(lambda n: torch.rand(n, generator=g), len(x), part) < .5
     return torch.where(mirrored[:, None, None, None, None], x.flip(-1), x), mirrored
 
 # %% ../nbs/02_data.ipynb #d4fd9390
 YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])    # A: red, green, blue to Y, I, Q
 
-def colour_jitter(x, g, strength):
+def colour_jitter(x, g, strength, part=None):
     "Random brightness, contrast, saturation and hue (a fraction of the colour circle) a clip, (B, T, 3, H, W) in [-1, 1]"
-    b, c, s, h = (2*torch.rand(4, len(x), generator=g) - 1)*torch.tensor(strength)[:, None]            # each (B,)
+    b, c, s, h = (2*for_part(lambda n: torch.rand(4, n, generator=g).T, len(x), part).T - 1)*torch.tensor(strength)[:, None]            # each (B,)
     cos, sin, one, nil = (1 + s)*torch.cos(2*torch.pi*h), (1 + s)*torch.sin(2*torch.pi*h), torch.ones_like(s), torch.zeros_like(s)
     turn = torch.stack([one, nil, nil, nil, cos, -sin, nil, sin, cos], 1).reshape(-1, 3, 3)
     matrix = (1 + b)[:, None, None]*(torch.linalg.inv(YIQ) @ turn @ YIQ)                               # (B, 3, 3)

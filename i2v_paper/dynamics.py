@@ -7,16 +7,17 @@ __all__ = ['encode_clips', 'Dynamics', 'Prior', 'build_dynamics', 'Best', 'draw_
            'train_embedder']
 
 # %% ../nbs/13_dynamics.ipynb #fe5f5b12
-import copy
+import copy, math
 
 import torch
 from torch import nn
 
 from .cinn import ETA_DIMS, CINN
-from .core import Progress, Problem, learning_rate, set_learning_rate, step_generator, train_stage
+from .core import CACHE, Progress, Problem, learning_rate, set_learning_rate, step_generator, train_stage, world
 from .embedder import build_embedder
 from .features import PerceptualDistance, feature_net
 from .flow import gaussian_nll
+from .scale import agreed, mine, mixed, share, sum_gradients, together, totals
 from .video import batch_of, steps_of
 
 # %% ../nbs/13_dynamics.ipynb #fc19365f
@@ -30,18 +31,19 @@ def encode_clips(
     views=1,          # augmented views of each clip
     device='cpu',
     batch=64,
+    folder=None,      # where several processes put their rows together
 ) -> dict:
-    "mu and logvar (N*views, z_dim) of q(z|X), the code (N*views, embed_dim) of x0, and which views are mirrored (N*views,)"
-    out = {k: [] for k in ('mu', 'logvar', 'code', 'mirrored')}; todo = len(clips)*views; bar = Progress('latents', todo)
-    for start in range(0, todo, batch):
+    "mu and logvar (N*views, z_dim) of q(z|X), the code (N*views, embed_dim) of x0, and which views are mirrored (N*views,); of several processes each does its own rows and gets them all"
+    out = {k: [] for k in ('mu', 'logvar', 'code', 'mirrored')}; todo = len(clips)*views; at = mine(todo, batch); bar = Progress('latents', todo, every=.5 if world()[0] == 0 else math.inf)
+    for start in [i for i in at if i % batch == 0]:
         g = step_generator(seed, 'latents', start); idx = [i % len(clips) for i in range(start, min(start + batch, todo))]
         extra = dict(augment=s.augment, rng=torch.randint(2**31, (1,), generator=g).item(), jitter=s.jitter) if views > 1 else {}
         clip, mirrored = clips.mirrored_batch(idx, **extra); clip = clip.to(device)
         mu, logvar = model.encode(clip[:, 1:])
         for k, v in zip(out, (mu, logvar, embedder(clip[:, 0]), mirrored)): out[k].append(v.cpu())
         bar.update(start + len(idx))
-    bar.close()
-    return {k: torch.cat(v) for k, v in out.items()}
+    bar.close(); out = {k: torch.cat(v) if v else torch.zeros(0, *tail) for (k, v), tail in zip(out.items(), ((s.z_dim,), (s.z_dim,), (s.embed_dim,), ()))}
+    return together(out | dict(mirrored=out['mirrored'].bool()), at, folder or CACHE, 'latents')
 
 # %% ../nbs/13_dynamics.ipynb #445ba471
 class Dynamics(nn.Module):
@@ -108,26 +110,28 @@ def train_dynamics(
     seed=0,
     device='cpu',
     videos=None,       # the video of each clip; where given, whole videos are held out
+    epoch=0,           # clips of an epoch; 0: all
 ) -> Dynamics:
     "Stage 2 from wherever the run stands to its end"
     if s.ablation == 'cinn': return Prior()
     held, train = hold_out(len(latents['mu']), videos, step_generator(seed, 'split', 0))
-    steps = steps_of(s.flow_steps, s.flow_epochs, len(train), s.flow_batch); every = max(steps//50, 1)
+    steps = steps_of(s.flow_steps, s.flow_epochs, epoch or len(train), s.flow_batch); every, part = max(steps//50, 1), share(s.flow_batch)
     torch.manual_seed(seed); flow = Dynamics(s).to(device); flow.fit_scale(latents['code'][train]); best = Best(flow)
-    opt = torch.optim.Adam(flow.parameters(), s.flow_lr, s.flow_betas, weight_decay=s.flow_weight_decay, fused=True)
+    opt = torch.optim.Adam(flow.parameters(), s.flow_lr, s.flow_betas, weight_decay=s.flow_weight_decay, amsgrad=s.flow_amsgrad, fused=True)
     z_held = draw_z(latents, held, step_generator(seed, 'held-out', 0)).to(device); c_held = latents['code'][held].to(device)
     eta = lambda idx: latents['eta'][idx].to(device) if s.control else None
     def step(k, g):
         if s.flow_patience and best.since >= s.flow_patience: return None
-        set_learning_rate(opt, learning_rate(k, steps, s.flow_lr, min(s.warmup, steps//10), s.lr_end))
+        set_learning_rate(opt, learning_rate(k, steps, s.flow_lr, min(s.warmup, steps//10), s.flow_lr_end or s.lr_end))
         idx = train[torch.randint(len(train), (s.flow_batch,), generator=g)]
-        z, c = draw_z(latents, idx, g).to(device), latents['code'][idx].to(device)
-        loss = flow.nll(z, c, eta(idx)).mean()                                          # (dynamics)
-        if not torch.isfinite(loss): raise Problem(f'the likelihood is {loss.item()} at step {k} of the dynamics stage\nlower flow_lr (now {s.flow_lr:g}) or set flow_clamp (now {s.flow_clamp:g})')
-        opt.zero_grad(set_to_none=True); loss.backward(); torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.); opt.step()
-        values = dict(nll=loss.item()/s.z_dim)
+        z, idx = draw_z(latents, idx, g)[part.cut].to(device), idx[part.cut]; c = latents['code'][idx].to(device)
+        loss = part.weight*flow.nll(z, c, eta(idx)).mean()                              # (dynamics)
+        told = totals(dict(nll=loss.item()))['nll']
+        if not math.isfinite(told): raise Problem(f'the likelihood is {told} at step {k} of the dynamics stage\nlower flow_lr (now {s.flow_lr:g}) or set flow_clamp (now {s.flow_clamp:g})')
+        opt.zero_grad(set_to_none=True); loss.backward(); sum_gradients(flow.parameters()); torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.); opt.step()
+        values = dict(nll=told/s.z_dim)
         if (k + 1) % every == 0:
-            with torch.no_grad(): value = flow.nll(z_held, c_held, eta(held)).mean().item()/s.z_dim
+            with torch.no_grad(): value = agreed(flow.nll(z_held, c_held, eta(held)).mean().item())/s.z_dim
             best.look(flow, value); values['held_out'] = value
         return values
     train_stage(run, 'dynamics', steps, dict(flow=flow, best=best), dict(opt=opt), step, seed, keep=('best',), log_every=every, log_last=True)
@@ -144,13 +148,13 @@ def train_embedder(
     "The image autoencoder on single frames of the clips, from wherever the run stands to its end"
     torch.manual_seed(seed); e = build_embedder(s).to(device)
     opt = torch.optim.Adam(e.parameters(), s.embed_lr, fused=True)
-    distance = PerceptualDistance(feature_net(s.perceptual), s.percep_layers).to(device) if s.embed_percep else None
+    distance = PerceptualDistance(feature_net(s.perceptual), s.percep_layers).to(device) if s.embed_percep else None; part = share(s.embed_batch)
     def step(k, g):
         set_learning_rate(opt, learning_rate(k, s.embed_steps, s.embed_lr, min(s.warmup, s.embed_steps//10), s.lr_end))
-        clip = batch_of(clips, s.embed_batch, g, () if clips.drawn else s.augment, s.jitter)
-        x0 = clip[torch.arange(len(clip)), torch.randint(clip.shape[1], (len(clip),), generator=g)].to(device)
-        loss, parts = e.loss(x0, distance, s.embed_beta, s.embed_percep)
-        opt.zero_grad(set_to_none=True); loss.backward(); opt.step()
-        return parts
+        clip = batch_of(clips, s.embed_batch, g, () if clips.drawn else s.augment, s.jitter, part)
+        x0 = clip[torch.arange(len(clip)), torch.randint(clip.shape[1], (part.total,), generator=g)[part.cut]].to(device)
+        with mixed(s.precision, device): loss, parts = e.loss(x0, distance, s.embed_beta, s.embed_percep)
+        opt.zero_grad(set_to_none=True); (part.weight*loss).backward(); sum_gradients(e.parameters()); opt.step()
+        return totals({k: part.weight*v for k, v in parts.items()})
     train_stage(run, 'embedder', s.embed_steps, dict(embedder=e), dict(opt=opt), step, seed)
     return e.eval()

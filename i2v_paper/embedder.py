@@ -12,12 +12,13 @@ from torch import nn
 
 from .core import Problem
 from .losses import kl_divergence
+from .scale import SharedBatchNorm2d
 
 # %% ../nbs/12_embedder.ipynb #3da4304e
 def image_norm(kind: str, channels: int) -> nn.Module:
     "'instance' (no parameters), 'batch', or 'group' (16 groups at most)"
     if kind == 'instance': return nn.InstanceNorm2d(channels)
-    if kind == 'batch': return nn.BatchNorm2d(channels)
+    if kind == 'batch': return SharedBatchNorm2d(channels)
     return nn.GroupNorm(next(g for g in range(16, 0, -1) if channels % g == 0), channels)
 
 class ImageBlock(nn.Module):

@@ -11,6 +11,9 @@ import copy, math
 from collections import OrderedDict
 import torch, torch.nn as nn
 
+from .core import world
+from .scale import moments
+
 # %% ../nbs/10_flow.ipynb #6334c1b6
 def gaussian_nll(nu,      # residuals (B, d)
                  logdet): # log|det d nu / d z| (B,)
@@ -65,6 +68,7 @@ class ActNorm(Layer):
         self.register_buffer('initialized', torch.tensor(False))
     @torch.no_grad()
     def initialize(self, z):
+        if world()[1] > 1: mean, std = moments(z, (0,)); self.loc.copy_(-mean[0]); self.scale.copy_(1/(std[0] + 1e-6)); self.initialized.fill_(True); return
         if len(z) < 2: raise ValueError(f'ActNorm sets itself from the first batch: give it at least 2 samples, not {len(z)}')
         self.loc.copy_(-z.mean(0))
         self.scale.copy_(1 / (z.std(0) + 1e-6))

@@ -8,7 +8,7 @@ __all__ = ['PROTOCOLS', 'LONG', 'LABELS', 'COST', 'Protocol', 'protocol_of', 'co
            'show_material']
 
 # %% ../nbs/17_protocol.ipynb #69da08e1
-import json
+import json, math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,12 +18,13 @@ import torch
 from .compared.blocks import begin
 from .compared.systems import label_of
 from .control import true_eta
-from .core import RUNS, Problem, Progress, Run, nearest, run_name, write_json
+from .core import CACHE, RUNS, Problem, Progress, Run, nearest, run_name, world, write_json
 from .data import load_clips
 from .dtfvd import WEIGHTS_FOLDER
 from .features import WEIGHTS, PerceptualDistance, feature_net, lpips
 from .metrics import METRICS, VIDEO_WEIGHTS, backbone, bootstrap_interval, clip_distances, frechet, jackknife_interval, map_diversity, metric, pair_mse, to_bytes, to_float
 from .released import PREFIX
+from .scale import agreed, mine, together, totals
 from .show import contact_sheet, table
 from .sources import EVALUATION
 from .standins import TEST_SEED, find_standin
@@ -65,6 +66,8 @@ class Material:
     drawn: bool
     seed: int
     notes: list
+    at: list = None          # places of these N among those of all processes; None: all are here
+    at_other: list = None
     seen: dict = field(default_factory=dict, repr=False)      # maps' diversities, which two metrics share
 
 def _spread_out(n, of): return np.linspace(0, of - 1, min(n, of)).round().astype(int)
@@ -91,9 +94,12 @@ def gather(
         notes += test.notes
     else:
         test = more = load_clips(s.dataset, 'test', n=2*n, span=data['frames']/s.frames, **data); which, others = np.arange(n), range(n, 2*n)
+    at, at_other = (mine(len(v), chunk) for v in (which, others)); first = world()[0] == 0
+    if agreed(len(which)) < chunk*(world()[1] - 1) + 1 or len(others) < chunk*(world()[1] - 1) + 1: raise Problem(f'{min(len(which), len(others))} clips are too few for {world()[1]} processes, each of which takes {chunk} at a time\ntake fewer processes, or more clips')
     sets = dict(real=[], futures=[], still=[])
-    bar = Progress('futures', len(which))
+    bar = Progress('futures', len(which), every=.5 if first else math.inf)
     for k, i in enumerate(range(0, len(which), chunk)):
+        if i not in at: continue
         start, clip = begin(system, test.batch(which[i:i + chunk]).to(device)); x0 = clip[:, 0]
         told = true_eta(s.control, test, which[i:i + chunk]); fut = system.lengthen(start, p.times, n_futures, seed + 1_000_003*k, eta=None if told is None else told.to(device))
         cut = lambda X: compared(x0, X, p)
@@ -102,13 +108,13 @@ def gather(
         sets = {name: [to_bytes(v).cpu() for v in parts] for name, parts in sets.items()}
         bar.update(min(i + chunk, len(which)))
     bar.close()
-    other = torch.cat([to_bytes(compared(c[:, 0], c[:, 1:], p, offset)) for c in (begin(system, more.batch(others[i:i + chunk]))[1] for i in range(0, len(others), chunk))])
+    other = torch.cat([to_bytes(compared(c[:, 0], c[:, 1:], p, offset)) for c in (begin(system, more.batch(others[i:i + chunk]))[1] for i in at_other if i % chunk == 0)])
     true = None
     if not data_dir and s.context == 1:                                  # from several frames on, the future is not drawn again
         draw = lambda i: torch.from_numpy(find_standin(s.dataset).futures(TEST_SEED + int(i), n_futures, T + 1, s.size, p.times)).permute(0, 1, 4, 2, 3)
-        true = torch.stack([compared(v[:, 0], v[:, 1:], p) for v in map(draw, which)])
-    if len(other) < len(which): notes.append(f'only {len(other)} other real clips for the floor of {len(which)}: it is higher than it should be')
-    return Material(*(torch.cat(v) for v in sets.values()), other, true, p, not data_dir, seed, notes)
+        true = torch.stack([compared(v[:, 0], v[:, 1:], p) for v in map(draw, which[at])])
+    if len(others) < len(which): notes.append(f'only {len(others)} other real clips for the floor of {len(which)}: it is higher than it should be')
+    return Material(*(torch.cat(v) for v in sets.values()), other, true, p, not data_dir, seed, notes, at, at_other)
 
 # %% ../nbs/17_protocol.ipynb #c8b96909
 LONG = {'dtfvd-16': 'dtfvd-32', 'dtfvd-drawn-16': 'dtfvd-drawn-32'}      # the network that the supplement trains for 32 frames (C.3)
@@ -146,25 +152,28 @@ def measure(
 ) -> list:
     "Records of one metric, one a system"
     systems = [k for k in systems if k == 'ours' or k != label]                    # repeating x0 is scored once
-    row = metric(name); N, n = m.futures.shape[:2]; out = []
+    row = metric(name); n = m.futures.shape[1]; out = []
     sets = {'ours': m.futures, 'repeat x0': m.still[:, None].expand(-1, n, *[-1]*4), 'true futures': m.true}
+    def whole(rows, at): return together({'rows': rows}, at, CACHE, 'rows')['rows']        # of all processes
+    N = int(totals(dict(n=len(m.futures)))['n'])
     sets = {k: v for k, v in sets.items() if k in systems and v is not None}
     inner = getattr(net, 'net', net)
     tells = dict(backbone=getattr(net, 'name', None) or inner.name, sha256=(getattr(net, 'sha256', None) or inner.sha256)[:8])
     def add(system, value, low, high, floor): out.append(dict(metric=name, system=label if system == 'ours' else system, value=value, low=low, high=high, floor=floor, n=N, n_futures=n if row.kind in ('maps', 'diversity') else 1,
         frames=m.real.shape[1], size=m.real.shape[-1], seed=m.seed, protocol=m.protocol.words, interval='jackknife' if row.kind == 'frechet' else 'bootstrap', **tells))
     if row.kind == 'frechet':
-        f = {k: net.features(v, cache=cache) for k, v in dict(real=m.real, other=m.other, **{k: v[:, 0] for k, v in sets.items()}).items()}
+        f = {k: whole(net.features(v, cache=cache), m.at_other if k == 'other' else m.at) for k, v in dict(real=m.real, other=m.other, **{k: v[:, 0] for k, v in sets.items()}).items()}
         flat = lambda v: v.flatten(0, -2)
         floor = frechet(flat(f['real']), flat(f['other']))
         for k in sets: add(k, frechet(flat(f['real']), flat(f[k])), *jackknife_interval(f['real'], f[k], groups=8 if net.each_frame else 20), floor)
         return out
     if row.kind == 'distance': values = clip_distances(net, m.real, {k: v[:, 0] for k, v in sets.items()})
-    elif row.kind == 'diversity': values = {k: row.scale*pair_mse(net.features(v.flatten(0, 1), cache=cache).double().unflatten(0, (N, n))) for k, v in sets.items()}
+    elif row.kind == 'diversity': values = {k: row.scale*pair_mse(net.features(v.flatten(0, 1), cache=cache).double().unflatten(0, (len(v), n))) for k, v in sets.items()}
     else:                                                                       # MSE and cosine come from the same maps
         key = tells['sha256'], tuple(sets)
         if key not in m.seen: m.seen[key] = {k: map_diversity(net, v) for k, v in sets.items()}
         values = {k: v[row.how == 'cosine'] for k, v in m.seen[key].items()}
+    values = {k: whole(torch.as_tensor(v), m.at) for k, v in values.items()}
     true = values['true futures'].mean().item() if 'true futures' in values else None
     for k in sets: add(k, values[k].mean().item(), *bootstrap_interval(values[k]), true)
     return out

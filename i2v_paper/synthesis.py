@@ -15,15 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .cinn import residual_statistics
-from .core import ROOT, RUNS, Problem, Run, atomic, nearest, step_generator
+from .core import ROOT, RUNS, Problem, Run, atomic, nearest, step_generator, world
 from .control import eta_of_latents, true_eta
 from .dynamics import build_dynamics, encode_clips, train_dynamics, train_embedder
 from .embedder import build_embedder
 from .losses import kl_divergence
 from .released import PREFIX, ReleasedRun, load_released
+from .scale import agreed, wait
 from .show import motion_energy, psnr
 from .standins import TEST_SEED, find_standin
-from .video import build_video, train_video
+from .video import build_video, epoch_of, train_video
 
 # %% ../nbs/14_synthesis.ipynb #e3311106
 class I2V:
@@ -155,12 +156,14 @@ def train_run(
     video = train_video(run, s, clips, seed, device)
     if stage == 'video': return
     file = run.path/'latents.safetensors'
-    if not file.exists():
-        latents = encode_clips(video, embedder, clips, s, seed, 1 if clips.drawn else 8, device)
-        with atomic(file) as tmp: save_file(latents, tmp)
+    if not agreed(file.exists()):
+        latents = encode_clips(video, embedder, clips, s, seed, 1 if clips.drawn else 8, device, folder=run.path)
+        if world()[0] == 0:
+            with atomic(file) as tmp: save_file(latents, tmp)
+        wait()
     latents = load_file(file)
     if s.control: latents['eta'] = eta_of_latents(s.control, clips, latents)
-    return I2V(embedder, video, train_dynamics(run, s, latents, seed, device, None if clips.drawn else clips.factors['video']), s)
+    return I2V(embedder, video, train_dynamics(run, s, latents, seed, device, None if clips.drawn else clips.factors['video'], epoch_of(clips, s.flow_each) if s.flow_each else 0), s)
 
 # %% ../nbs/14_synthesis.ipynb #8401d88e
 def gain(X, X_hat, x0):
