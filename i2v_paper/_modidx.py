@@ -77,6 +77,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                   'i2v_paper.claims._score': ('claims.html#_score', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims._told': ('claims.html#_told', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.accuracies': ('claims.html#accuracies', 'i2v_paper/claims.py'),
+                                  'i2v_paper.claims.beside': ('claims.html#beside', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.best_error': ('claims.html#best_error', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.best_of': ('claims.html#best_of', 'i2v_paper/claims.py'),
                                   'i2v_paper.claims.by_speed': ('claims.html#by_speed', 'i2v_paper/claims.py'),
