@@ -4,7 +4,6 @@ python tests/anatomy.py             the table
 python tests/anatomy.py run NAME    executes notebooks in place, cleans them, and notes which code their outputs are of
 python tests/anatomy.py note NAME   only notes it, for notebooks that were executed by other means
 """
-import ast
 import hashlib
 import json
 import re
@@ -57,11 +56,10 @@ def table() -> str:
 
 
 def code_mark(path) -> str:
-    "A fingerprint of what a notebook's code does: comments and line breaks do not count"
-    def form(s):
-        try: return ast.dump(ast.parse(s))
-        except SyntaxError: return s
-    return hashlib.sha256('\n'.join(form(source(c)) for c in read(path) if c['cell_type'] == 'code').encode()).hexdigest()[:12]
+    "A fingerprint of a notebook's code, the same under every Python; comments and empty lines do not count"
+    bare = lambda l: re.sub(r"""\s+#\s[^'"]*$""", '', l.rstrip())
+    lines = [bare(l) for c in read(path) if c['cell_type'] == 'code' for l in source(c).splitlines() if l.strip() and not re.match(r'\s*#(?!\|)', l)]
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
 
 
 def with_outputs(): return [p for p in notebooks() if any(c.get('outputs') for c in read(p))]
