@@ -59,7 +59,7 @@ def decoder_passes(s) -> float:
     d = networks(s)['decoder']; z = d.fc.in_features; total = 2*z*d.fc.out_features
     for b, (c_in, t0, side0), (c_out, t, side), (up, _) in zip(d.blocks, d.shapes(), d.shapes()[1:], d.factors):
         mid, area = min(c_in, c_out), t*side*side; zc = b.adain.linear.in_features if hasattr(b.adain, 'linear') else 0
-        total += 54*c_in*mid*area*(2/3*(t + 2)/t if up == 2 else 1) + 54*mid*c_out*area + 4*zc*mid + (2*c_in*c_out*t0*side0*side0 if c_in != c_out else 0)   # two convolutions, ADAIN, shortcut
+        total += 54*c_in*mid*area*(2/3 if up == 2 else 1) + 54*mid*c_out*area + 4*zc*mid + (2*c_in*c_out*t0*side0*side0 if c_in != c_out else 0)   # two convolutions, ADAIN, shortcut
         if d.condition_x0: total += 18*side*side*s.spade_hidden*(3 + 2*c_in)                                                                             # SPADE
     return float(total + 54*s.nf*3*s.frames*s.size**2)
 
@@ -85,6 +85,7 @@ class Counter(TorchDispatchMode):
         if formula: self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
+@lru_cache(32)
 def counted(s, batch=None, penalty=True) -> dict:
     "FLOPs of a step of the video stage as PyTorch counts them, and bytes that the forward pass of encoder, decoder and losses keeps for the backward pass"
     B = batch or s.video_batch
@@ -108,7 +109,7 @@ def counted(s, batch=None, penalty=True) -> dict:
 
 # %% ../nbs/18c_cost.ipynb #31f87ee6
 GPU = dict(name='NVIDIA A100 80 GB', tflops=156., share=.3, memory=80.)
-VIDEOS = dict(bair=43_008, iper=138, landscape=1074)      # to train on: BAIR's 43,264 trajectories less 256, videos or clips in the authors' lists
+VIDEOS = dict(bair=43_008, iper=138, landscape=1074)      # to train on: BAIR's 43,264 trajectories less 256; videos or clips in the authors' lists
 
 def forecast(dataset, preset, gpu=GPU) -> dict:
     "Parameters, steps, TFLOPs a step, GB and hours of the three stages of a training, predicted from shapes"

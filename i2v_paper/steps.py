@@ -26,7 +26,7 @@ from .show import table
 from .standins import MODULES
 
 # %% ../nbs/24_steps.ipynb #46a937db
-CUT = frozenset({('core', 'PRESETS'), ('core', 'settings'), ('dtfvd', 'BACKBONES'), ('dtfvd', 'backbone_settings')})      # tables of presets: a step hashes the row that it uses
+CUT = frozenset({('core', 'PRESETS'), ('core', 'settings'), ('dtfvd', 'BACKBONES'), ('dtfvd', 'backbone_settings'), ('train', 'TASKS')})      # presets: a step hashes the row that it uses; TASKS: the caller says which one
 
 def _bare(tree):
     "A tree without docstrings"
