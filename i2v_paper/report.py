@@ -97,7 +97,8 @@ def verdicts(m: dict, s) -> list:
     "Rows (what, value, what it should be) of the numbers that `examine` gives, or `judge` for a compared system"
     if 'best' in m:
         known = 'spread_true' in m; true = f'; true futures: {m["best_true"]:.4f}' if known else ''
-        return [(f'best of {m["n_futures"]}, mean squared error', f'{m["best"]:.4f}', f'repeating x0: {m["still"]:.4f}; ratio {m["best_ratio"]:.2f}, better for {m["better"]:.0%} of {m["n"]} start frames{true}'),
+        fit = [('fitted to the very clips, mean squared error', f'{m["fit"]:.4f}', f'repeating x0: {m["fit_still"]:.4f}; {m["n_fit"]} clips, as the supplement used it')] if 'fit' in m else []
+        return fit + [(f'best of {m["n_futures"]}, mean squared error', f'{m["best"]:.4f}', f'repeating x0: {m["still"]:.4f}; ratio {m["best_ratio"]:.2f}, better for {m["better"]:.0%} of {m["n"]} start frames{true}'),
                 ('mean squared error of one future', f'{m["mean"]:.4f}', f'repeating x0: {m["still"]:.4f}'), ('motion of futures', f'{m["motion"]:.2g}', f'real clips: {m["motion_true"]:.2g}; ratio {m["motion_ratio"]:.2f}'),
                 ('spread of futures', f'{m["spread"]:.2g}', f'true futures: {m["spread_true"]:.2g}; ratio {m["spread_ratio"]:.2f}' if known else 'the truth is not known'), ('tint drift of futures', f'{m["tint"]:.1f}/255', f'real clips: {m["tint_true"]:.1f}/255')]
     rows = [('reconstruction, PSNR', f'{m["psnr"]:.1f} dB', f'repeating x0: {m["psnr_still"]:.1f} dB; gain {m["gain"]:+.1f} dB'),

@@ -67,6 +67,8 @@ class System(nn.Module):
     def sample(self, context, n_frames, n_futures=5, seed=0):
         "Futures (B, n_futures, n_frames, 3, S, S) of context frames (B, n_context, 3, S, S); the same ones for the same seed"
         raise NotImplementedError
+    def refit(self, clip, n_futures=5, seed=0):
+        "Where a system was published as fitted to the very clips (B, n_context + T, 3, S, S) that are judged: what it then shows of them, (B, n_futures, T, 3, S, S). Else None"
     @property
     def settings(self): return self.s
     def futures(self, context, n=5, seed=0, eta=None):

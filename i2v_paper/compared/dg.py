@@ -15,12 +15,12 @@ from .blocks import Decoder2d, System, adam, langevin, mlp, update
 from ..core import set_learning_rate, step_generator
 
 # %% ../../nbs/compared/dg.ipynb #37c250fe
-_two_cores = dict(state=16, noise=16, content=48, hidden=64, nf=16, sigma=.3, d=.05, langevin=5, infer=100, lr=2e-3, betas=(.5, .999), decay=.5, init=.1, pool=256, batch=8, steps=1500)
+_two_cores = dict(state=16, noise=16, content=48, hidden=64, nf=16, sigma=.3, d=.05, langevin=5, infer=100, lr=2e-3, betas=(.5, .999), decay=.5, init=.1, pool=256, batch=8, steps=1500, refit=300)
 SIZES = {
-    'smoke': _two_cores | dict(state=8, noise=8, content=8, hidden=16, nf=8, pool=16, batch=4, steps=10, infer=10, langevin=2),
+    'smoke': _two_cores | dict(state=8, noise=8, content=8, hidden=16, nf=8, pool=16, batch=4, steps=10, refit=4, infer=10, langevin=2),
     'quick': _two_cores,
     'small': _two_cores | dict(nf=24, content=96, pool=512, steps=3000),
-    'paper': dict(state=100, noise=100, content=100, hidden=20, nf=64, sigma=1., d=.03, langevin=15, infer=100, lr=2e-3, betas=(.5, .999), decay=1., init=1e-3, pool=30, batch=30, steps=3000)}
+    'paper': dict(state=100, noise=100, content=100, hidden=20, nf=64, sigma=1., d=.03, langevin=15, infer=100, lr=2e-3, betas=(.5, .999), decay=1., init=1e-3, pool=30, batch=30, steps=3000, refit=3000)}
 
 # %% ../../nbs/compared/dg.ipynb #c824f84d
 class DG(System):
@@ -57,6 +57,7 @@ class DG(System):
         h, i = self.h, self.picked; set_learning_rate(optimizers['all'], h.lr*min(1., (1 - step/steps)/(1 - h.decay)) if h.decay < 1 else h.lr)
         u = self.walk(clip, [self.xi[i], self.s0[i], self.c[i]], h.langevin, generator=generator); self.xi[i], self.s0[i], self.c[i] = u
         mse = (clip - self.frames(self.states(u[1], u[0]), u[2])).square().mean(); update(optimizers['all'], mse); return dict(mse=mse.item())
+    def refit(self, clip, n_futures=5, seed=0): return overfit(self, clip, self.h.refit, n_futures, seed)
     def sample(self, context, n_frames, n_futures=5, seed=0):
         g = step_generator(seed, 'futures', 0); many = context.repeat_interleave(n_futures, 0); xi, s0, c = self.infer(many, generator=g)     # a walk of its own for each future
         with torch.no_grad():

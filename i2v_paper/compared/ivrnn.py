@@ -15,13 +15,13 @@ from ..core import set_learning_rate, step_generator
 from ..encoder import group_norm
 
 # %% ../../nbs/compared/ivrnn.ipynb #d8c15854
-_two_cores = dict(frame=(8, 24, 32, 48), cells=(16, 24, 32, 48), latents=((4, 8), (8, 8)), hidden=16, plain=True, top=False, dense=True, sampled_kl=False,
-                  lr=2e-3, weight_decay=0., decay=.5, batch=8, steps=1200, beta=1., hold=.2, full=.6)
+_two_cores = dict(frame=(8, 16, 32, 48), cells=(8, 16, 32, 48), latents=((4, 8), (8, 8)), hidden=16, plain=2, top=False, dense=True, sampled_kl=False,
+                  lr=2e-3, weight_decay=0., decay=.5, batch=4, steps=2200, beta=.1, hold=.1, full=.5)
 SIZES = {
     'smoke': _two_cores | dict(frame=(8, 8, 16, 16), cells=(8, 8, 16, 16), latents=((4, 4), (8, 2)), hidden=8, batch=4, steps=20),
     'quick': _two_cores,
-    'small': _two_cores | dict(frame=(16, 32, 48, 64), cells=(16, 32, 48, 64), hidden=32, steps=2500),
-    'paper': dict(plain=False, frame=(64, 128, 256, 512, 512, 512), cells=(64, 128, 256, 512, 512, 512), latents=((1, 10), (8, 512), (32, 128)), hidden=512, top=True, dense=True,
+    'small': _two_cores | dict(frame=(16, 24, 48, 64), cells=(16, 24, 48, 64), hidden=24, steps=4000),
+    'paper': dict(plain=0, frame=(64, 128, 256, 512, 512, 512), cells=(64, 128, 256, 512, 512, 512), latents=((1, 10), (8, 512), (32, 128)), hidden=512, top=True, dense=True,
                   sampled_kl=True, lr=1e-4, weight_decay=1e-4, decay=1., batch=16, steps=0, epochs=500, beta=1., hold=0., full=.04)}       # beta rises over 20 epochs
 
 def sides(size, top=False):
@@ -49,11 +49,11 @@ class FrameNet(nn.Module):
         return maps
 
 class Plain(nn.Module):
-    "What stands in for a ConvLSTM at the finest side where that is too dear: its state is what the context frames said, and stays"
+    "What stands in for a ConvLSTM at the finest sides where that is too dear: its state is what the context frames said, and stays; what is new is added to it"
     def __init__(self, a, b, n_init):
         super().__init__(); self.start = nn.Conv2d(n_init, b, 3, padding=1); self.net = nn.Sequential(nn.Conv2d(a + b, b, 3, padding=1), group_norm(b), nn.LeakyReLU(.2))
-    def initial(self, features=None): return self.start(features).tanh()
-    def forward(self, x, state): return self.net(torch.cat([x, state], 1)), state
+    def initial(self, features=None): return self.start(features)
+    def forward(self, x, state): return state + self.net(torch.cat([x, state], 1)), state
 
 class Latent(nn.Module):
     "A ConvLSTM over maps (B, a, H, W) and a head: a Gaussian map (mean, deviation) of (B, z, H, W), and the new state"
@@ -72,7 +72,8 @@ class Recurrence(System):
         self.prior = nn.ModuleList([Latent(ch[r] + (c if h.dense else 0), h.hidden, z, n_context*ch[r]) for (r, z), c in zip(h.latents, coarser)])
         self.posterior = nn.ModuleList([Latent(ch[r] + c, h.hidden, z, n_context*ch[r]) for (r, z), c in zip(h.latents, coarser)])
         self.order = self.sides[::-1]; width = dict(zip(self.sides, h.cells)); self.has = {r: i for i, r in enumerate(at)}
-        made = lambda a, b, r: Plain(a, b, n_context*ch[r]) if h.plain and r == s.size else ConvLSTMCell(a, b, n_init=n_context*ch[r])
+        self.deep = sum(r in at or r not in self.sides[:h.plain] for r in self.sides)                  # sides with a memory; the finer ones are plain
+        made = lambda a, b, r: ConvLSTMCell(a, b, n_init=n_context*ch[r]) if r in self.order[:self.deep] else Plain(a, b, n_context*ch[r])
         self.cells = nn.ModuleList([made((width[r] if k else ch[r]) + at.get(r, 0), width[r], r) for k, r in enumerate(self.order)])
         self.up = nn.ModuleList([nn.ConvTranspose2d(width[a], width[b], *((b, 1, 0) if a == 1 else (4, 2, 1))) for a, b in zip(self.order, self.order[1:])])
         self.out = nn.Conv2d(width[s.size], 3, 3, padding=1)
@@ -84,7 +85,7 @@ class Recurrence(System):
         make = lambda cell, r: cell.initial(features=context[r].flatten(1, 2))
         return dict(p=[make(l.cell, r) for l, r in zip(self.prior, self.has)], q=[make(l.cell, r) for l, r in zip(self.posterior, self.has)], r=[make(c, r) for c, r in zip(self.cells, self.order)])
     def step(self, state, prev, now=None, zs=None, generator=None):
-        "Next frame (B, 3, S, S) in [0, 1] after maps `prev`; latents: given, else of the posterior that sees maps `now`, else of the prior. Also priors, posteriors, latents, state"
+        "The finest map with a memory, after maps `prev`; latents: given, else of the posterior that sees maps `now`, else of the prior. Also priors, posteriors, latents, state"
         p_new, q_new, priors, posts, drawn = [], [], [], [], []
         for i, r in enumerate(self.has):
             wide = [F.interpolate(z, size=r) for z in drawn]; told = torch.cat([prev[r], *(wide if self.h.dense else [])], 1)
@@ -92,18 +93,24 @@ class Recurrence(System):
             if now is not None: q, sq = self.posterior[i](torch.cat([now[r], *wide], 1), state['q'][i]); posts.append(q); q_new.append(sq)
             drawn.append(rsample(q, generator) if zs is None else zs[i])
         h, r_new = prev[self.order[0]], []
-        for k, r in enumerate(self.order):
+        for k, r in enumerate(self.order[:self.deep]):
             if k: h = F.leaky_relu(self.up[k-1](h), .2)
             h, sr = self.cells[k](torch.cat([h, drawn[self.has[r]]], 1) if r in self.has else h, state['r'][k]); r_new.append(sr)
-        return self.out(h).sigmoid(), priors, posts, drawn, dict(p=p_new, q=q_new or state['q'], r=r_new)
+        return h, priors, posts, drawn, dict(p=p_new, q=q_new or state['q'], r=r_new + state['r'][self.deep:])
+    def paint(self, h, state):
+        "Frames (N, 3, S, S) in [0, 1] of finest maps with a memory and the states of the sides"
+        for k in range(self.deep, len(self.order)): h, _ = self.cells[k](F.leaky_relu(self.up[k-1](h), .2), state[k])
+        return self.out(h).sigmoid()
     def roll(self, context, n, fed=None, infer=False, zs=None, generator=None):
         "n frames (B, n, 3, S, S) in [0, 1] after context frames; fed: true frames (B, n, 3, S, S), shown as the last frame in place of its own; infer: latents of the posterior. Also lists over time of priors, posteriors, latents"
         maps = self.encode(context if fed is None else torch.cat([context, fed], 1)); c = context.shape[1]; state = self.initial({r: m[:, :c] for r, m in maps.items()}); out = []
         at = lambda t: {r: m[:, t] for r, m in maps.items()}
         for t in range(n):
             prev = at(c - 1 + t) if fed is not None or t == 0 else {r: m[:, 0] for r, m in self.encode(out[-1][0][:, None]).items()}
-            *made, state = self.step(state, prev, at(c + t) if infer else None, zs[t] if zs else None, generator); out.append(made)
-        frames, *lists = zip(*out); return torch.stack(frames, 1), *lists
+            h, *made, state = self.step(state, prev, at(c + t) if infer else None, zs[t] if zs else None, generator); out.append([h if fed is not None else self.paint(h, state['r']), *made])
+        frames, *lists = zip(*out); frames = torch.stack(frames, 1)
+        if fed is not None: frames = self.paint(frames.flatten(0, 1), [None]*self.deep + [v.repeat_interleave(n, 0) for v in state['r'][self.deep:]]).unflatten(0, (-1, n))      # no memory: all at once
+        return frames, *lists
 
 # %% ../../nbs/compared/ivrnn.ipynb #c04402b4
 def log_ratio(z, q, p):
