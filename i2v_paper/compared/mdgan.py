@@ -17,7 +17,7 @@ from ..core import set_learning_rate
 from ..losses import frozen
 
 # %% ../../nbs/compared/mdgan.ipynb #1b76061b
-_two_cores = dict(nf=16, ndf=16, code=128, most=16, drop=1, norm='batch', open=.1, first=.5, lambda_l1=200., lambda_gan=1., lambda_rank=1., lr=2e-3, lr_d=2e-4, betas=(.5, .999), decay=.5, shift=1, batch=8, steps=3000)
+_two_cores = dict(nf=16, ndf=16, code=128, most=16, drop=1, norm='batch', open=.1, first=.4, lambda_l1=1000., lambda_gan=1., lambda_rank=1., lr=2e-3, lr_d=2e-4, betas=(.5, .999), decay=.5, shift=1, batch=8, steps=2400)
 SIZES = {
     'smoke': _two_cores | dict(nf=8, ndf=8, code=16, batch=4, steps=10),
     'quick': _two_cores,
@@ -32,7 +32,8 @@ class UNet3d(nn.Module):
         self.encoder = Encoder3d(frames, size, nf, code, norm=norm, most=most)
         self.first = nn.Sequential(nn.LeakyReLU(.2), nn.ConvTranspose3d(code, w[-1], (frames//math.prod(steps), 4, 4)), norm3d(norm, w[-1]), nn.ReLU())
         self.up = nn.ModuleList([up3d(b, a, t, norm) for a, b, t in zip(w, w[1:], steps[1:])][::-1]); self.last = nn.ConvTranspose3d(w[0], 3, (3, 4, 4), (1, 2, 2), 1)
-        for layer in (self.first[2], *(l[1] for l in self.up)): nn.init.constant_(layer.weight, open) if norm else None      # how loud the way over the code begins beside the maps
+        for i, layer in enumerate([self.first[2], *(l[1] for l in self.up)]):                          # how loud the way over the code begins where a map is added to it
+            if norm and len(w) - 1 - i >= drop: nn.init.constant_(layer.weight, open)
     def decode(self, code, maps):
         "Clips (B, T, 3, S, S) of a code (B, code) and the encoder's maps, fine to coarse"
         x = self.first(code[:, :, None, None, None]); n = len(maps); join = lambda x, i: x + maps[i] if i >= self.drop else x
@@ -54,8 +55,8 @@ class MDGAN(System):
     "Multi-stage dynamic GAN (Xiong et al., CVPR 2018)"
     name, context, deterministic, SIZES = 'mdgan', 1, True, SIZES
     def __init__(self, s, n_context=1, **change):
-        super().__init__(s, n_context, **change); h = self.h; net = lambda drop, open: UNet3d(s.frames, s.size, h.nf, h.code, drop, h.norm, h.most, open)
-        self.g1, self.g2 = net(0, h.open), net(h.drop, 1.); self.d1, self.d2 = (Disc3d(s.frames, s.size, h.ndf, norm=h.norm, most=h.most) for _ in range(2))
+        super().__init__(s, n_context, **change); h = self.h; net = lambda drop: UNet3d(s.frames, s.size, h.nf, h.code, drop, h.norm, h.most, h.open)
+        self.g1, self.g2 = net(0), net(h.drop); self.d1, self.d2 = (Disc3d(s.frames, s.size, h.ndf, norm=h.norm, most=h.most) for _ in range(2))
     def optimizers(self): return {n: adam(getattr(self, n).parameters(), self.h.lr_d if n[0] == 'd' else self.h.lr, self.h.betas) for n in ('g1', 'd1', 'g2', 'd2')}
     def stage(self, step, steps):
         "1 or 2, and how much of it is done: a fraction"
