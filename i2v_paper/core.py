@@ -184,7 +184,7 @@ _released = lambda **values: V('authors: released configuration', **values)
 _jitter = {d: _released(jitter={'bair': (.1, .1, .1, 0.), 'iper': (.2, .2, .2, 0.)}.get(d, (.3, .3, .3, .15))) for d in DATASETS}
 
 _drift = V('ours: what drifts is learned slowly, by many steps of fewer frames', video_lr=1e-3, video_steps=12_000, n_train=16_000, critic_start=.8,
-           **{k: _quick[k] for k in ('frames', 'z_dim', 'max_mult', 'enc_channels', 'enc_stride_t', 'grow_t', 'disc_stride_t', 'disc_frames')})
+           **{k: _quick[k] for k in ('frames', 'z_dim', 'max_mult', 'enc_channels', 'enc_stride_t', 'grow_t', 'disc_stride_t', 'disc_frames')}, grow_s=(1, 1, 0, 1, 0))
 _limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800, minutes=8.)
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else V())
 _small_of = lambda d: _small | (_drift if d in (*TEXTURES, 'dtdb', 'landscape') else V())
