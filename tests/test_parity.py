@@ -61,9 +61,14 @@ def answers(kind, case, net, theirs=False):
 
 @pytest.mark.parametrize('name', CASES)
 def test_answers_are_the_authors(name):
-    case = CASES[name]; kind = case['kind']; state = drawn(case['shapes'], case['seed']); net = load_official(kind, dict(state), **{k: tuple(v) if isinstance(v, list) else v for k, v in case['options'].items()})
-    for what, x in answers(kind, case, net).items():
-        want = torch.tensor(case['answers'][what]); assert (torch.tensor(sampled(x)) - want).abs().max() < TOL*max(1, want.abs().max().item()), what
+    case = CASES[name]; kind = case['kind']; state = drawn(case['shapes'], case['seed']); options = {k: tuple(v) if isinstance(v, list) else v for k, v in case['options'].items()}; net = load_official(kind, dict(state), **options)
+    ours = answers(kind, case, net); rounding = dict.fromkeys(ours, 0.)
+    if kind == 'embedder':      # instance norm over 2 x 2 positions divides by deviations near zero and so magnifies rounding, which differs between processors: measured, against twice the digits
+        exact = dict(zip(('mu', 'logvar'), load_official(kind, dict(state), **options).double()(clip(case['inputs']['x0'], case['seed']).double())))
+        rounding = {what: (torch.tensor(sampled(x)) - torch.tensor(sampled(exact[what]))).abs().max().item() for what, x in ours.items()}
+    for what, x in ours.items():
+        want = torch.tensor(case['answers'][what]); size = max(1, want.abs().max().item())
+        assert (torch.tensor(sampled(x)) - want).abs().max() < max(TOL*size, 4*rounding[what]) < 1e-2*size, what
         assert want[-1] > 1e-2 and want.isfinite().all(), f'{what} says too little'
     if 'u' in case:                                            # one forward in training: the power iteration's vectors, and what is answered after it
         net.train(); answers(kind, case, net); net.eval()
