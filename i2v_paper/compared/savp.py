@@ -18,13 +18,13 @@ from ..core import set_learning_rate, step_generator
 from ..losses import frozen, window
 
 # %% ../../nbs/compared/savp.ipynb #afd1c752
-_two_cores = dict(ngf=16, nef=16, ndf=8, nz=8, kernels=4, side=5, levels=2, lstm=3, window=8, lambda_l1=100., lambda_gan=.1, lambda_fm=10., w=.01, gan_from=.5,
-                  lr=1e-3, lr_d=4e-4, betas=(.5, .999), decay=.67, sampling=.05, hold=.05, full=.3, batch=8, steps=1200)
+_two_cores = dict(ngf=16, nef=16, pool=False, ndf=8, nz=8, kernels=4, side=5, levels=2, cells=(2, 0), lstm=3, window=8, lambda_l1=100., lambda_gan=.1, lambda_fm=10., w=.01, gan_from=.75,
+                  lr=2e-3, lr_d=4e-4, betas=(.5, .999), decay=.67, sampling=.01, hold=.2, full=.5, batch=4, steps=1400)
 SIZES = {
     'smoke': _two_cores | dict(ngf=8, nef=8, batch=4, steps=20),
     'quick': _two_cores,
-    'small': _two_cores | dict(ngf=24, steps=2500),
-    'paper': dict(ngf=32, nef=64, ndf=32, nz=8, kernels=4, side=5, levels=3, lstm=5, window=10, lambda_l1=100., lambda_gan=.1, lambda_fm=10., w=1., gan_from=0.,
+    'small': _two_cores | dict(ngf=24, steps=3000),
+    'paper': dict(ngf=32, nef=64, pool=True, ndf=32, nz=8, kernels=4, side=5, levels=3, cells=(3, 2), lstm=5, window=10, lambda_l1=100., lambda_gan=.1, lambda_fm=10., w=1., gan_from=0.,
                   lr=2e-4, lr_d=2e-4, betas=(.5, .999), decay=2/3, sampling=900/300_000, hold=1/6, full=1/3, batch=16, steps=300_000)}
 
 # %% ../../nbs/compared/savp.ipynb #c4081bd8
@@ -52,34 +52,37 @@ def conv2d(a, b, stride=1):
     return nn.Sequential(nn.Conv2d(a, b, *((3, 1, 1) if stride == 1 else (4, 2, 1))), nn.InstanceNorm2d(b, affine=True), nn.ReLU())
 
 class PairEncoder(nn.Module):
-    "q(z_t|x_t, x_{t+1}): two frames (N, 3, S, S) -> mean and deviation (N, nz); log variances within 10 of 0"
-    def __init__(self, nef, nz):
-        super().__init__(); self.nz = nz; w = [6, nef, 2*nef, 4*nef]
+    "q(z_t|x_t, x_{t+1}): two frames (N, 3, S, S) -> mean and deviation (N, nz); log variances within 10 of 0. `pool`: of the last maps their means, else all that is in them"
+    def __init__(self, size, nef, nz, pool=False):
+        super().__init__(); w = [6, nef, 2*nef, 4*nef]; self.pool = pool
         self.net = nn.Sequential(*(l for i, (a, b) in enumerate(zip(w, w[1:])) for l in (nn.Conv2d(a, b, 4, 2, 1), nn.InstanceNorm2d(b, affine=True) if i else nn.Identity(), nn.LeakyReLU(.2))))
-        self.head = nn.Linear(4*nef, 2*nz)
+        self.head = nn.Linear(4*nef*(1 if pool else (size//8)**2), 2*nz)
     def forward(self, a, b):
-        mean, logvar = self.head(self.net(2*torch.cat([a, b], 1) - 1).mean((2, 3))).chunk(2, 1); return mean, (logvar.clamp(-10, 10)/2).exp()
+        m = self.net(2*torch.cat([a, b], 1) - 1); mean, logvar = self.head(m.mean((2, 3)) if self.pool else m.flatten(1)).chunk(2, 1); return mean, (logvar.clamp(-10, 10)/2).exp()
 
 class Generator(nn.Module):
     "One step: frame x_t and first frame (B, 3, S, S) in [0, 1], z (B, nz), state -> next frame, new state, and parts = (kernels, mask logits)"
     def __init__(self, size, h):
-        super().__init__(); self.h = h; c, nz = h.ngf, h.nz; w = [c*2**i for i in range(h.levels)]              # from fine to coarse
+        super().__init__(); self.h = h; c, nz = h.ngf, h.nz; w = [c*2**i for i in range(h.levels)]; up = w[::-1] + [c]          # channels from fine to coarse, and back
+        cell = lambda c, there: ConvLSTMCell(c + nz, c, h.lstm) if there else None
         self.rnn_z = nn.LSTMCell(nz, nz); self.down = nn.ModuleList([conv2d(a + nz, b, 2) for a, b in zip([6, *w], w)])
-        self.has = [i >= h.levels - 2 or h.lstm == 5 for i in range(h.levels)]
-        cell = lambda a, i: ConvLSTMCell(a + nz, w[i], h.lstm) if self.has[i] else None
-        self.enc = nn.ModuleList([cell(w[i], i) or nn.Identity() for i in range(h.levels)]); up = w[::-1] + [c]
+        self.enc = nn.ModuleList([cell(c, i >= h.levels - h.cells[0]) for i, c in enumerate(w)])
         self.up = nn.ModuleList([conv2d((a if i == 0 else 2*a) + nz, b) for i, (a, b) in enumerate(zip(up, up[1:]))])
+        self.dec = nn.ModuleList([cell(c, i < h.cells[1]) for i, c in enumerate(up[1:])])
         self.to_kernels = nn.Linear(w[-1]*(size >> h.levels)**2, h.kernels*h.side**2)
         self.scratch, self.masks = nn.Conv2d(c, 3, 3, padding=1), nn.Conv2d(c + 3*(h.kernels + 3), h.kernels + 3, 3, padding=1)
         nn.init.normal_(self.to_kernels.weight, std=1e-3); nn.init.zeros_(self.to_kernels.bias)
     def forward(self, x, first, z, state=None):
-        zs, cells = state or ((torch.zeros_like(z),)*2, [None]*self.h.levels); zs = self.rnn_z(z, zs); z = zs[0]; a, maps, new = torch.cat([x, first], 1), [], []
-        for down, cell, s, has in zip(self.down, self.enc, cells, self.has):
+        zs, cells = state or ((torch.zeros_like(z),)*2, [None]*2*self.h.levels); zs = self.rnn_z(z, zs); z = zs[0]; a, maps, new = torch.cat([x, first], 1), [], []
+        for down, cell, s in zip(self.down, self.enc, cells):
             a = down(tiled(a, z))
-            if has: a, s = cell(tiled(a, z), s)
+            if cell: a, s = cell(tiled(a, z), s)
             maps.append(a); new.append(s)
         kernels = cdna_kernels(self.to_kernels(a.flatten(1)).view(-1, self.h.kernels, self.h.side, self.h.side))
-        for i, (up, m) in enumerate(zip(self.up, maps[::-1])): a = up(F.interpolate(tiled(torch.cat([a, m], 1) if i else a, z), scale_factor=2))
+        for i, (up, cell, m, s) in enumerate(zip(self.up, self.dec, maps[::-1], cells[self.h.levels:])):
+            a = up(F.interpolate(tiled(torch.cat([a, m], 1) if i else a, z), scale_factor=2))
+            if cell: a, s = cell(tiled(a, z), s)
+            new.append(s)
         candidates = torch.cat([advect(x, kernels), torch.stack([x, first, self.scratch(a).sigmoid()], 1)], 1)      # (B, K + 3, 3, S, S)
         logits = self.masks(torch.cat([a, candidates.flatten(1, 2)], 1)); return composed(candidates, logits), (zs, new), (kernels, logits)
 
@@ -97,7 +100,7 @@ class SAVP(System):
     name, context, SIZES = 'savp', 2, SIZES
     def __init__(self, s, n_context=1, **change):
         super().__init__(s, n_context, **change); h = self.h; self.length = 2**int(math.log2(min(h.window, s.frames)))       # frames that a critic sees
-        self.generator, self.encoder = Generator(s.size, h), PairEncoder(h.nef, h.nz)
+        self.generator, self.encoder = Generator(s.size, h), PairEncoder(s.size, h.nef, h.nz, h.pool)
         self.d_vae, self.d_gan = (Disc3d(self.length, s.size, h.ndf, norm='', spectral=True) for _ in range(2))
     def optimizers(self):
         h = self.h; make = lambda lr, *modules: adam([p for m in modules for p in m.parameters()], lr, h.betas)
