@@ -1387,6 +1387,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                  'i2v_paper.steps.complete_sources': ('steps.html#complete_sources', 'i2v_paper/steps.py'),
                                  'i2v_paper.steps.digest_of': ('steps.html#digest_of', 'i2v_paper/steps.py'),
                                  'i2v_paper.steps.expected': ('steps.html#expected', 'i2v_paper/steps.py'),
+                                 'i2v_paper.steps.jobs_of': ('steps.html#jobs_of', 'i2v_paper/steps.py'),
                                  'i2v_paper.steps.makefile': ('steps.html#makefile', 'i2v_paper/steps.py'),
                                  'i2v_paper.steps.open_reproduction': ('steps.html#open_reproduction', 'i2v_paper/steps.py'),
                                  'i2v_paper.steps.page': ('steps.html#page', 'i2v_paper/steps.py'),
