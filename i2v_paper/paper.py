@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'ALIASES', 'SOURCES', 'TABLE1', 'PUBLISHED', 'FOOTNOTES', 'UNKNOWN', 'DIFFERENCES', 'NUMBER',
-           'NUMBER_OR_NULL', 'WHOLE', 'WORDS', 'SCORE', 'STAND_INS', 'FIGURES', 'TABLES', 'ARROWS', 'FOOTNOTE',
-           'RECORD', 'SHEETS', 'Metric', 'Published', 'printed', 'published', 'best', 'Difference', 'setting',
-           'check_differences', 'check_score', 'read_scores', 'publish_scores', 'Table', 'kind', 'better', 'belongs',
-           'unplaced', 'Cell', 'Part', 'short', 'score_cell', 'command_for', 'clips_cell', 'in_rows', 'printed_cell',
-           'system_rows', 'part', 'tex', 'Sheet', 'table_records', 'protocol', 'intro', 'sheet', 'write_sheets',
-           'overview', 'open_tables']
+           'NUMBER_OR_NULL', 'WHOLE', 'WORDS', 'SCORE', 'STAND_INS', 'FIGURES', 'TABLES', 'REFERENCES', 'AT_LEAST_ONE',
+           'ARROWS', 'FOOTNOTE', 'RECORD', 'SHEETS', 'Metric', 'Published', 'printed', 'published', 'best',
+           'Difference', 'setting', 'check_differences', 'check_score', 'read_scores', 'publish_scores', 'seed_of',
+           'family', 'over_records', 'pooled', 'tau', 'drawn_again', 'least_tau', 'quotient', 'Table', 'kind', 'better',
+           'belongs', 'unplaced', 'Cell', 'Part', 'short', 'score_cell', 'training_cell', 'run_text', 'command_for',
+           'clips_cell', 'in_rows', 'expected_systems', 'Verdict', 'judged', 'printed_cell', 'system_rows', 'part',
+           'tex', 'Sheet', 'table_records', 'protocol', 'intro', 'sheet', 'write_sheets', 'overview', 'open_tables']
 
 # %% ../nbs/18_paper.ipynb #6f5c794a
 import csv, io, json, math, re
@@ -17,8 +18,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from .compared.systems import SYSTEMS, context_of, variant_of, written
+import numpy as np
+from scipy.special import stdtrit
+
+from .compared.systems import SYSTEMS, context_of, label_of, variant_of, written
 from .core import DATASETS, PRESETS, ROOT, RUNS, TEXTURES, Problem, Run, Settings, atomic, nearest, note_sources, provenance, run_name, settings, write_json
+from .obedience import verdict
 from .sources import EVALUATION
 
 # %% ../nbs/18_paper.ipynb #860352aa
@@ -274,9 +279,9 @@ FIGURES = ROOT/'figures'
 def _json(file): return json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
 
 def read_scores(where=FIGURES) -> list:
-    "The committed scores, checked; commands begin with the one that trains the run, where that is known"
-    old = _json(Path(where)/'results.json'); trained = {k: r['command'] for k, r in old.get('runs', {}).items()}
-    return [s | dict(command=' && '.join(filter(None, (trained.get(s['run']), s['command'])))) for s in map(check_score, old.get('scores', []))]
+    "The committed scores, checked; commands begin with the one that trains the run, and `cost` is what its training took, where these are known"
+    old = _json(Path(where)/'results.json'); trained = {k: r['command'] for part in ('runs', 'compared') for k, r in old.get(part, {}).items()}; costs = _json(Path(where)/'costs.json').get('runs', {})
+    return [s | dict(command=' && '.join(filter(None, (trained.get(s['run']), s['command'])))) | (dict(cost=costs[s['run']]) if s['run'] in costs else {}) for s in map(check_score, old.get('scores', []))]
 
 def publish_scores(
     run,              # a Run that was evaluated, or the name of one below RUNS
@@ -296,6 +301,56 @@ def publish_scores(
     source = dict(run=name, command=scores[0]['command'], commit=r['provenance']['commit'], fingerprint=r['data'].get('fingerprint'))
     note_sources(where, {f'results.json, scores of {name}': source})
     return scores
+
+# %% ../nbs/18_paper.ipynb #721d2ca0
+def seed_of(s: dict) -> int:
+    "The seed that a score's run was trained with: noted with it, or in the run's name"
+    m = re.search(r'-s(\d+)(?=-|$)', s['run']); return s['trained'] if s.get('trained') is not None else int(m[1]) if m else s['seed']
+
+def family(run: str) -> str:
+    "A run's name without its seed, the same for all trainings of a system"
+    return re.sub(r'-s\d+(?=-|$)', '-s', run, count=1)
+
+def over_records(records) -> dict:
+    "The mean of one number of several seeds, records with 95 % intervals over start frames, and its 95 % interval over seeds and start frames"
+    k, v = len(records), np.array([r['value'] for r in records]); frames = np.mean([((r['high'] - r['low'])/3.92)**2 for r in records])
+    if k == 1: return {a: records[0][a] for a in ('value', 'low', 'high', 'n')} | dict(seeds=1)
+    between = v.var(ddof=1)/k; free = (k - 1)*((frames + between)/between)**2 if between else math.inf
+    half = stdtrit(min(free, 1e9), .975)*math.sqrt(frames + between)                        # (interval over seeds)
+    return dict(value=float(v.mean()), low=float(v.mean() - half), high=float(v.mean() + half), n=min(r['n'] for r in records), seeds=k)
+
+def pooled(scores: list) -> dict:
+    "One score of runs that differ in their seed: mean, interval, which seeds, the runs, and what a training took on average"
+    scores = sorted(scores, key=seed_of); floors = [s['floor'] for s in scores if s['floor'] is not None]; costs = [s['cost'] for s in scores if 'cost' in s]
+    cost = {k: float(np.mean([c[k] for c in costs])) for k in ('minutes', 'cpu_minutes') if costs and all(k in c for c in costs)}
+    return scores[0] | over_records(scores) | dict(floor=float(np.mean(floors)) if floors else None, seeds=tuple(map(seed_of, scores)), runs=tuple(s['run'] for s in scores), cost=cost)
+
+# %% ../nbs/18_paper.ipynb #5af924dd
+def tau(a, b) -> float:
+    "Kendall's rank correlation of two columns"
+    i, j = np.triu_indices(len(a), 1); s = np.sign(np.subtract(a, 0)[i] - np.subtract(a, 0)[j])*np.sign(np.subtract(b, 0)[i] - np.subtract(b, 0)[j]); return float(s.mean())
+
+def drawn_again(values, errors, repeats=2000, seed=0) -> np.ndarray:
+    "Means over seeds as far as seeds and start frames leave them open. values, errors: for each of S systems (M measures, k seeds), and standard errors over start frames; (repeats, S, M)"
+    rng, out = np.random.default_rng(seed), []
+    for v, e in zip(values, errors):
+        v, e = np.asarray(v, float), np.asarray(e, float); m, k = v.shape; x = v.mean(1) + np.sqrt((e**2).mean(1))*rng.standard_normal((repeats, m))
+        if k > 1: x = x + rng.standard_normal((repeats, k))@(v - v.mean(1, keepdims=True)).T/np.sqrt(k*(k - 1))/np.sqrt(rng.chisquare(k - 1, (repeats, 1))/(k - 1))
+        out.append(x)
+    return np.stack(out, 1)
+
+def least_tau(rows, fixed=None, repeats=2000, seed=0) -> dict:
+    "The least tau between any two measures, or between each and the order `fixed` (S,). rows: for each of S systems, for each measure, records of its seeds"
+    value = lambda r: r['value']; error = lambda r: (r['high'] - r['low'])/3.92; v, e = ([[[f(r) for r in seeds] for seeds in row] for row in rows] for f in (value, error))
+    i, j = np.triu_indices(len(rows), 1); side = lambda x: np.sign(x[..., i, :] - x[..., j, :]); fixed = None if fixed is None else np.sign(np.subtract(fixed, 0)[i] - np.subtract(fixed, 0)[j])
+    def least(x): d = side(x); t = d.swapaxes(-1, -2)@d/len(i) if fixed is None else fixed@d/len(i); return t.reshape(len(x), -1).min(1)
+    mean = np.stack([np.mean(row, 1) for row in v]); low, high = np.percentile(least(drawn_again(v, e, repeats, seed)), [2.5, 97.5])
+    return dict(value=float(least(mean[None])[0]), low=float(low), high=float(high), n=len(rows), seeds=min(len(s) for row in v for s in row))
+
+def quotient(a, b, repeats=2000, seed=0) -> dict:
+    "a/b of two positive records, and the interval of independent ones"
+    rng = np.random.default_rng(seed); draw = lambda r: np.maximum(r['value'] + (r['high'] - r['low'])/3.92*rng.standard_normal(repeats), 1e-9*abs(r['value']) + 1e-12)
+    low, high = np.percentile(draw(a)/draw(b), [2.5, 97.5]); return dict(value=a['value']/max(b['value'], 1e-12), low=float(low), high=float(high), n=min(a['n'], b['n']))
 
 # %% ../nbs/18_paper.ipynb #c72270d2
 @dataclass(frozen=True)
@@ -358,13 +413,23 @@ def score_cell(s: dict) -> Cell:
     "Value and interval; floor and n"
     if not s: return Cell()
     floor = '–' if s['floor'] is None else short(s['floor'])
-    return Cell(f'{short(s["value"])} [{short(s["low"])}, {short(s["high"])}]\nfloor {floor}, n = {s["n"]}')
+    return Cell(f'{short(s["value"])} [{short(s["low"])}, {short(s["high"])}]\nfloor {floor}, n = {s["n"]}' + f' x {len(s["runs"])} seeds'*(len(s.get('runs', ())) > 1))
+
+def training_cell(s: dict) -> Cell:
+    "Seeds of a row, and minutes of a training"
+    if not s or s['system'] in REFERENCES: return Cell()
+    c, k = s['cost'], len(s['seeds'])
+    return Cell(f'seed{"s"*(k > 1)} {", ".join(map(str, s["seeds"]))}' + (f'\n{c["minutes"]:.1f} min' if 'minutes' in c else '') + (f', {c["cpu_minutes"]:.1f} of CPU' if 'cpu_minutes' in c else ''))
+
+def run_text(s: dict) -> str:
+    "Name of a row's run, or of its runs with the seeds in braces"
+    return s['run'] if len(s['runs']) == 1 else re.sub(r'-s\d+(?=-|$)', '-s{' + ','.join(map(str, s['seeds'])) + '}', s['run'], count=1)
 
 def command_for(table: Table, dataset: str, drawn: bool, system: str = 'ours') -> str:
-    "The commands that would make the scores of a system, ours or a compared one that has a notebook, or ''"
-    name = next((n for n in written() if SYSTEMS[n].label == system), '')
+    "The commands that would make the scores of a system, ours or a compared one that has a notebook, or ''. Its label says from how many frames it begins"
+    label, _, frames = system.partition(', '); name = next((n for n in written() if SYSTEMS[n].label == label), '')
     if not table.trains or not (name or system == 'ours'): return ''
-    s = settings(dataset, 'quick' if drawn else 'paper', system=name, context=context_of(name, 'official'))
+    s = settings(dataset, 'quick' if drawn else 'paper', system=name, context=context_of(name, frames.split(' ')[0] or 'official'))
     run, more = run_name(dataset, s.preset, 0, real=not drawn, variant=variant_of(s)), '' if drawn else ' -p data_dir <folder> -p preset paper'
     return f'papermill nbs/train.ipynb -p dataset {dataset}{more}{f" -p system {name}"*bool(name)}{" -p context official"*(s.context > 1)} && papermill nbs/evaluate.ipynb -p run {run}'
 
@@ -375,14 +440,55 @@ def clips_cell(s: dict) -> Cell:
     other = s['data'] == 'real clips' and not (s['size'] == size and s['frames'] in (frames, frames + 1))     # with x0 or without
     return Cell(f'{s["frames"]} frames, {s["size"]} px' + f'\npaper: {frames}, {size} px'*other)
 
+REFERENCES = 'repeat x0', 'true futures'
+
 def in_rows(scores: list) -> list:
-    "Scores of one system as rows, metric -> score: a row for each run and clip size, and for a second score of the same metric"
-    rows = []
+    "Scores of one system as rows, metric -> score over seeds: a row for each training, preset and clip size, and for a second score of the same metric and seed"
+    rows, alike = [], lambda s: (s['sha256'], s['n'], s.get('offset', False))
     for s in scores:
-        key = s['run'], s['frames'], s['size']; row = next((r for k, r in rows if k == key and s['metric'] not in r), None)
+        known = s['system'] in REFERENCES; key = '' if known else family(s['run']), s['preset'], s['frames'], s['size']; seed = 0 if known else seed_of(s)
+        fits = lambda by: seed not in by and all(alike(s) == alike(o) for o in by.values())
+        row = next((r for k, r in rows if k == key and (fits(r.get(s['metric'], {})) or known and s['metric'] in r)), None)
         if row is None: row = {}; rows.append((key, row))
-        row[s['metric']] = s
-    return [r for _, r in rows] or [{}]
+        row.setdefault(s['metric'], {}).setdefault(seed, s)
+    return [{m: pooled(list(by.values())) for m, by in r.items()} for _, r in rows] or [{}]
+
+
+# %% ../nbs/18_paper.ipynb #44e523cf
+def expected_systems(name: str, dataset: str, found: list, drawn: bool) -> list:
+    "Systems of a table in the order of its rows: as published, and of drawn clips as they are compared here, from one frame; ours; then whatever else has a score"
+    t = TABLES[name]; told = list(dict.fromkeys(p.system for p in published(name, dataset=dataset)))
+    if drawn:
+        mine = [n for n in written() if name in SYSTEMS[n].tables]; mine.sort(key=lambda n: told.index(SYSTEMS[n].label) if SYSTEMS[n].label in told else len(told)); told = []
+        for n in mine: told += [f for f in found if f.split(', ')[0] == SYSTEMS[n].label] or [label_of(settings(dataset, 'quick', system=n, context=1))]
+    return list(dict.fromkeys([*(s for s in told if s != 'ours'), 'ours', *(f for f in found if f not in REFERENCES), *found]))
+
+class Verdict(NamedTuple): bound: float; most: bool
+AT_LEAST_ONE = Verdict(1., False)
+
+def judged(name: str, dataset: str, scores: list) -> list:
+    "What follows from the scores of a data set in a table, in sentences: budget; order under every diversity measure; ours against AL"
+    out, groups = [], {}; tell = lambda n: re.sub(', (.*)', r' (\1)', n)
+    for s in scores:
+        if s['system'] not in REFERENCES: groups.setdefault((s['preset'], s['frames'], s['size']), []).append(s)
+    for (preset, frames, size), some in groups.items():
+        names = expected_systems(name, dataset, [s['system'] for s in some], True); rows = {n: r for n in names if (r := max(in_rows([s for s in some if s['system'] == n]), key=lambda r: max((len(s['runs']) for s in r.values()), default=0)))}
+        where = f'{dataset}, {preset}, {size} px'; costs = {n: next((s['cost'] for s in r.values() if s['cost']), {}) for n, r in rows.items()}
+        for key, unit in (('cpu_minutes', 'CPU minutes'), ('minutes', 'minutes')):
+            if len(rows) > 1 and all(key in c for c in costs.values()):
+                out.append(f'Budget of a training, {where}, {unit}: ' + ', '.join(f'{tell(n)} {c[key]:.1f}' for n, c in costs.items()) + f'; the longest is {max(c[key] for c in costs.values())/max(min(c[key] for c in costs.values()), 1e-9):.1f} times the shortest'); break
+        measures = sorted({m for r in rows.values() for m in r if kind(m) == 'diversity'}); rows = {n: r for n, r in rows.items() if set(measures) <= set(r)}
+        runs = {n: set.intersection(*(set(r[m]['runs']) for m in measures)) if measures else set() for n, r in rows.items()}; by_seed = lambda n, m: [s for s in some if (s['system'], s['metric']) == (n, m) and s['run'] in runs[n]]; rows = {n: r for n, r in rows.items() if runs[n]}; seeds = sorted({len(runs[n]) for n in rows}); told = f'{seeds[0]} seed{"s"*(seeds[0] > 1)}' if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]} seeds' if seeds else ''
+        say = lambda r: f'{verdict(AT_LEAST_ONE, r["low"], r["high"])} at this scale ({{}} {r["value"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {told})'
+        if name == 'diversity-iper' and len(rows) > 2 and len(measures) > 1:
+            records = [[by_seed(n, m) for m in measures] for n in rows]; same = least_tau(records)
+            for m in measures: out.append(f'Order under {m}, {where}: ' + ' < '.join(map(tell, sorted(rows, key=lambda n: rows[n][m]['value']))))
+            out.append(f'The order is the same under every measure (C.1): {say(same).format("least Kendall tau of two measures")}')
+            place = {p.system: p.value for p in published(name, published(name)[0].metric)}
+            if all(n.split(', ')[0] in place for n in rows): out.append(f'It is the order of Table 2: {say(least_tau(records, [place[n.split(", ")[0]] for n in rows])).format("least Kendall tau with it")}')
+        if name == 'diversity-textures' and {'AL', 'ours'} <= set(rows):
+            for m in measures: out.append(f'Ours is more diverse than AL (Table 1), {where}: {say(quotient(rows["ours"][m], rows["AL"][m])).format(f"{m} of ours over that of AL")}')
+    return out
 
 # %% ../nbs/18_paper.ipynb #849287f7
 ARROWS = {1: ' ↑', -1: ' ↓', 0: ''}
@@ -394,16 +500,16 @@ def printed_cell(name, dataset, system, metric) -> Cell:
     return Cell(p[0].printed + p[0].mark, bold=p[0] in best(published(name, metric, dataset=dataset)))
 
 def system_rows(name, dataset, system, scores, metrics, drawn) -> list:
-    "The rows of a system on a data set: what was published in the first of them, then a row a run"
+    "The rows of a system on a data set: what was published in the first of them, then a row for all seeds of a training"
     t, out = TABLES[name], []
     mark = next((p.footnote for p in published(name, system=system) if not drawn), '')
     for row in in_rows([s for s in scores if (s['dataset'], s['system']) == (dataset, system)]):
-        some = next(iter(row.values()), None); cells = [Cell(dataset)]*(len(t.datasets) > 1) + [Cell(system + f' ^{mark}'*bool(mark))]
+        some = max(row.values(), key=lambda s: len(s['runs']), default=None); cells = [Cell(dataset)]*(len(t.datasets) > 1) + [Cell(system + f' ^{mark}'*bool(mark))]
         for m in metrics:
             if not drawn and m in t.metrics: cells.append(Cell('') if out else printed_cell(name, dataset, system, m))
             cells.append(score_cell(row.get(m)))
         command = some['command'] if some else command_for(t, dataset, drawn, system)
-        out.append(cells + [Cell()]*(not metrics) + [clips_cell(some)] + [Cell(text, code=True) if text else Cell() for text in (some['run'] if some else '', command)])
+        out.append(cells + [Cell()]*(not metrics) + [clips_cell(some), training_cell(some)] + [Cell(text, code=True) if text else Cell() for text in (run_text(some) if some else '', command)])
     return out
 
 def part(name: str, scores: list, drawn: bool) -> Part:
@@ -417,11 +523,10 @@ def part(name: str, scores: list, drawn: bool) -> Part:
         columns += [head] if drawn else [f'{head}\npublished', f'{head}\nhere'] if m in t.metrics else [f'{head}\nhere']
     rows = []
     for d in t.datasets:
-        systems = [*([] if drawn else [p.system for p in published(name, dataset=d)]), 'ours', *(s['system'] for s in mine if s['dataset'] == d)]
-        for system in dict.fromkeys(systems): rows += system_rows(name, d, system, mine, metrics, drawn)
-    notes = sorted({f'{s["metric"]}: {s["backbone"]}, SHA-256 {s["sha256"]}...' for s in mine})
+        for system in expected_systems(name, d, [s['system'] for s in mine if s['dataset'] == d], drawn): rows += system_rows(name, d, system, mine, metrics, drawn)
+    notes = [*(v for d in t.datasets for v in judged(name, d, [s for s in mine if s['dataset'] == d])), *sorted({f'{s["metric"]}: {s["backbone"]}, SHA-256 {s["sha256"]}...' for s in mine})]
     head = 'Drawn stand-in: other pictures, so nothing here compares with a published number' if drawn else 'Published, and here on real clips'
-    return Part(head, (*columns, *['scores']*(not metrics), 'clips', 'run', 'command'), rows, tuple(notes))
+    return Part(head, (*columns, *['scores']*(not metrics), 'clips', 'training', 'run', 'command'), rows, tuple(notes))
 
 # %% ../nbs/18_paper.ipynb #8058fbe0
 _TEX = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}', '–': '--',
@@ -519,7 +624,7 @@ def intro(name: str) -> list:
     windows = {}
     for d in t.datasets if t.trains else (): windows.setdefault(protocol(d), []).append(d)
     if windows: out.append('Windows of the paper (C.2): ' + '; '.join(f'{", ".join(d)}: {w}' for w, d in windows.items()) + '.')
-    return out + ['Here: value, 95 % bootstrap interval, floor (real against real clips at the same n), number of clips n.']
+    return out + ['Here: mean over seeds, 95 % interval over seeds and start frames (of a single seed: over start frames), floor (real against real clips at the same n; of a diversity, that of true futures), number of clips n. Training: its seeds, and the mean of what one took. The command is that of the first seed; -p seed names another.']
 
 def sheet(name: str, scores=()) -> Sheet:
     "A table of `TABLES`, or 'differences', ready to be written"

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['origin', 'plan', 'plot_losses', 'show_reconstructions', 'show_futures', 'show_motion', 'show_residuals', 'verdicts',
-           'finish', 'publish']
+           'budget', 'finish', 'publish']
 
 # %% ../nbs/21_report.ipynb #57e32c9f
-import json
+import json, time
+from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -109,6 +110,14 @@ def verdicts(m: dict, s) -> list:
             ('residuals, held out', f'mean {m["nu"]["mean"]:+.3f}, std {m["nu"]["std"]:.3f}', f'N(0, 1); KS distance {m["nu"]["ks"]:.3f}, n = {m["nu"]["n"]}')]
     return rows
 
+@contextmanager
+def budget(run):
+    "Adds the CPU seconds of what runs in it, all threads together, to a run's record, if they were counted from its first step on"
+    r = run.record; spent, begun, whole = r.get('cpu_seconds', 0.), time.process_time(), 'cpu_seconds' in r or not r.get('seconds')
+    try: yield
+    finally:
+        if whole: run.note(cpu_seconds=round(spent + time.process_time() - begun, 1))
+
 def finish(run, s, metrics, clips):
     "Writes metrics.json, adds memory to run.json, and returns the table of numbers"
     file = run.path/'metrics.json'; scores = json.loads(file.read_text(encoding='utf-8')).get('scores') if file.exists() else None     # of an evaluation; they stay
@@ -144,7 +153,7 @@ def publish(
     command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir', 'control', 'ablation', 'system', 'context')}, preset='quick', system='ours', context=1)
     numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'best', 'still', 'best_ratio', 'motion_true', 'spread', 'spread_true', 'data') if k in m} | ({'nu': {k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}} if 'nu' in m else {})
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
-    cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu'])
+    cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu']) | (dict(cpu_minutes=round(r['cpu_seconds']/60, 1)) if 'cpu_seconds' in r and given.get('processes', 1) == 1 else {})
     merge_json(where/'results.json', **{'compared' if s.system else 'runs': {name: numbers | source}})
     merge_json(where/'costs.json', runs={name: cost})                                       # of another day they would be others
     note_sources(where, {f.name: source for f in made})

@@ -217,11 +217,17 @@ def _backbones(steps, add, preset, seed, data_dir, to, published):
         t = add(Step(f'dtfvd-{frames}', 'dtfvd', given, 'run', (f'runs/{run}/{run}.safetensors', f'runs/{run}/metrics.json#!claims'), (), (), s.minutes, ('textures',), (('dtfvd', 'train_backbone'), ('data', 'load_clips')), row))
         published[run] = add(Step(f'publish-dtfvd-{frames}', 'publish', dict(run=run, pictures=False) | to, 'published', (f'out/results.json#backbones/{run}', f'out/results.json#scores/{run}'), (t,), (), MINUTES['publish']))
 
+def _in_table(run, name, table) -> bool:
+    "Whether a table shows a run: of its data sets, ours without control, or a compared system that stands in it"
+    if name == 'dtfvd': return run.startswith('dtfvd')
+    d = next((d for d in sorted(table.datasets, key=len, reverse=True) if run == d or run.startswith(f'{d}-')), None); kind = re.sub(r'-?s\d+$', '', run[len(d) + 1:]) if d else ''
+    return d is not None and kind not in CONTROLS and (kind not in SYSTEMS or name in SYSTEMS[kind].tables) and not (kind in ('cinn', 'x0', 'adain') and name != 'bair')
+
 def _leaves(add, steps, preset, seeds, data_dir, to, published):
     "Tables, figures and claims"
     smoke, seed = preset == 'smoke', seeds[0]; paper_name = {'diversity-textures': 'table1', 'diversity-iper': 'table2'}; read = {f'read': v for v in to.values()}
     for name in SMOKE['sheets'] if smoke else SHEETS:
-        t = TABLES.get(name); mine = tuple(p for p in published if t and any(p == f'publish-{d}' or p.startswith(f'publish-{d}-') for d in ('dtfvd',)*(name == 'dtfvd') or t.datasets))
+        t = TABLES.get(name); mine = tuple(p for p in published if t and _in_table(p.removeprefix('publish-'), name, t))
         add(Step(f'table-{name}', 'tables', dict(tables=name) | to | read, 'table', tuple(f'out/tables/{name}.{e}' for e in ('md', 'csv', 'tex')), (), mine, MINUTES['tables'], words=paper_name.get(name, '')))
     small = dict(n_starts=2, n_futures=2, cycles=1) if smoke else {}
     for name in SMOKE['figures'] if smoke else FIGURES:

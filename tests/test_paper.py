@@ -13,7 +13,7 @@ import pytest
 
 from i2v_paper.core import Problem, settings
 from i2v_paper.paper import (DIFFERENCES, METRICS, PUBLISHED, SHEETS, TABLES, Cell, Part, Sheet, belongs, check_differences, check_score, part, published, publish_scores,
-                             read_scores, sheet, table_records, tex, unplaced, write_sheets)
+                             over_records, pooled, read_scores, seed_of, sheet, table_records, tex, unplaced, write_sheets)
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPLEMENT = Path(os.environ.get('I2V_TEST_DATA') or 'nowhere').parent/'paper'/'supplement.txt'
@@ -70,31 +70,30 @@ def test_unknown_numbers_are_not_quoted():
     for name in ('iper', 'textures'):
         t = TABLES[name]; assert not t.source and not published(name)
         for row in part(name, [], False).rows:
-            assert [c.text for c in row[len(t.datasets) > 1:][1:-3]] == ['unknown', '–']*len(t.metrics)
+            assert [c.text for c in row[len(t.datasets) > 1:][1:-4]] == ['unknown', '–']*len(t.metrics)
 
 
 @pytest.mark.parametrize('name', TABLES)
 def test_without_runs_ours_is_a_dash_beside_the_published_number(name):
     t = TABLES[name]; first = 1 + (len(t.datasets) > 1); p = part(name, [], False)
-    assert p.columns[first:-3] == tuple(f'{m} {"↑" if METRICS[m].better > 0 else "↓"}\n{w}' for m in t.metrics for w in ('published', 'here'))
+    assert p.columns[first:-4] == tuple(f'{m} {"↑" if METRICS[m].better > 0 else "↓"}\n{w}' for m in t.metrics for w in ('published', 'here'))
     assert {r[i].text for r in p.rows for i in range(first + 1, first + 2*len(t.metrics), 2)} == {'–'}
     shown = [r[i].text for r in p.rows for i in range(first, first + 2*len(t.metrics), 2) if r[i].text not in ('–', 'unknown')]
     assert Counter(shown) == Counter(n.printed + n.mark for n in published(name))
     assert all(r[-2].text == '–' for r in p.rows)
     drawn = part(name, [], True)
-    assert drawn.columns[-4:] == ('scores', 'clips', 'run', 'command') and {r[-4].text for r in drawn.rows} == {'–'}
-    if t.trains: assert all(r[-1].text.startswith('papermill nbs/train.ipynb') for q in (p, drawn) for r in q.rows if r[first - 1].text == 'ours')
+    assert drawn.columns[-5:] == ('scores', 'clips', 'training', 'run', 'command') and {r[-5].text for r in drawn.rows} == {'–'}
+    if t.trains: assert all(r[-1].text.startswith('papermill nbs/train.ipynb') for q in (p, drawn) for r in q.rows if q is drawn or r[first - 1].text == 'ours')
 
 
 def test_ours_stand_in_their_own_column_with_interval_floor_n_run_and_command():
     p = part('landscape', checked(), False); rows = {(r[0].text, r[-2].text): dict(zip(p.columns, r)) for r in p.rows}
-    ours = rows['ours', 'made-up-s0']
+    ours = rows['ours', 'made-up-s{0,1}']
     assert ours['FVD ↓\npublished'].text == published('landscape', 'FVD', 'ours')[0].printed and ours['FVD ↓\npublished'].bold
-    assert ours['FVD ↓\nhere'].text == '1000 [900.0, 1100]\nfloor 200.0, n = 256' and not ours['FVD ↓\nhere'].bold
+    assert ours['FVD ↓\nhere'].text.startswith('1500 [') and ours['FVD ↓\nhere'].text.endswith('floor 300.0, n = 256 x 2 seeds') and not ours['FVD ↓\nhere'].bold      # a second seed is in the same row
+    assert ours['training'].text == 'seeds 0, 1' and ours['LPIPS ↓\nhere'].text.endswith('n = 256')
     assert ours['LPIPS ↓\nhere'].text.startswith('0.123 [0.111, 0.136]') and ours['FID ↓\nhere'].text == '–'
     assert ours['clips'].text == '16 frames, 64 px\npaper: 32, 128 px' and ours['command'] == Cell('papermill nbs/evaluate.ipynb -p run made-up-s0', code=True)
-    again = rows['ours', 'made-up-s1']                                       # a second seed is a second row, and quotes nothing twice
-    assert again['FVD ↓\nhere'].text.startswith('2000') and again['FVD ↓\npublished'].text == ''
     al = rows['AL ^2', 'made-up-s0']; assert al['FVD ↓\nhere'].text.startswith('3000') and 'floor –' in al['FVD ↓\nhere'].text
     assert rows['repeat x0', 'made-up-s0']['FVD ↓\npublished'].text == '–'
 
@@ -106,11 +105,28 @@ def test_substitutes_and_stand_ins_keep_to_their_own_columns():
         for column, cell in zip(real.columns, row):
             assert '7777' not in cell.text, 'a score of drawn clips among those of real ones'
             if '5555' in cell.text: assert column == 'FID-EffLite0 ↓\nhere'
-    assert 'Drawn stand-in' in drawn.head and drawn.columns == ('system', 'FVD ↓', 'FID-EffLite0 ↓', 'clips', 'run', 'command')
-    assert [t[1:4] for t in texts(drawn)] == [['7777 [6999, 8555]\nfloor 1555, n = 256']*2 + ['8 frames, 32 px']]
+    assert 'Drawn stand-in' in drawn.head and drawn.columns == ('system', 'FVD ↓', 'FID-EffLite0 ↓', 'clips', 'training', 'run', 'command')
+    assert [t[1:4] for t in texts(drawn) if t[0] == 'ours'] == [['7777 [6999, 8555]\nfloor 1555, n = 256']*2 + ['8 frames, 32 px']]
+    assert [t[0] for t in texts(drawn)] == ['MDGAN', 'DTVNet', 'AL', 'ours'] and all('-p system' in t[-1] for t in texts(drawn)[:3])      # what has not been run is there, with its command
     quoted = {p.printed for p in published('landscape')}
     assert not any(c in quoted for row in texts(drawn) for c in row)
     assert 'FID-EffLite0: efflite0, SHA-256 57934424...' in drawn.notes
+
+
+def test_seeds_share_a_row_unless_something_else_differs_too():
+    def ours(*scores): return [t for t in texts(part('landscape', [check_score(s) for s in scores], True)) if t[0] == 'ours']
+    one, two = score(**DRAWN), score(**DRAWN | dict(run='drawn-up-s1'))
+    assert [t[3] for t in ours(one, two)] == ['seeds 0, 1'] and [t[4] for t in ours(two, one)] == ['drawn-up-s{0,1}']
+    for more in (dict(n=128), dict(size=64), dict(preset='small'), dict(sha256='00000000'), dict(offset=True), dict(run='drawn-up-s1-direction')): assert len(ours(one, two | more)) == 2, more
+    assert len(ours(one, one | dict(trained=5))) == 1 and seed_of(one | dict(trained=5)) == 5                     # noted by evaluate, whatever the run is called
+    rows = texts(part('landscape', [check_score(s | dict(system='true futures')) for s in (one, two, two | dict(run='drawn-up-s0-al'))], True)); assert sum(t[0] == 'true futures' for t in rows) == 1
+
+
+def test_an_interval_over_seeds_is_never_narrower_than_over_start_frames():
+    one = dict(value=5., low=4., high=6., n=9); assert over_records([one]) == one | dict(seeds=1)
+    for seeds in (2, 3, 9): r = over_records([one]*seeds); assert r['high'] - r['low'] == pytest.approx(2., rel=1e-3)
+    apart = over_records([one | dict(value=5. + d, low=4. + d, high=6. + d) for d in (-3, 0, 3)]); assert apart['high'] - apart['low'] > 10 and apart['value'] == 5
+    assert pooled([check_score(score(run=f'made-up-s{k}')) | dict(cost=dict(minutes=k)) for k in (2, 1, 3)])['cost'] == dict(minutes=2.)
 
 
 def test_a_substitute_under_a_published_name_is_refused():
