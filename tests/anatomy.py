@@ -56,9 +56,9 @@ def table() -> str:
 
 
 def code_mark(path) -> str:
-    "A fingerprint of a notebook's code, the same under every Python; comments and empty lines do not count"
+    "A fingerprint of a notebook's code, the same under every Python; comments, the words of a picture for who cannot see it (fig-alt), and empty lines do not count"
     bare = lambda l: re.sub(r"""\s+#\s[^'"]*$""", '', l.rstrip())
-    lines = [bare(l) for c in read(path) if c['cell_type'] == 'code' for l in source(c).splitlines() if l.strip() and not re.match(r'\s*#(?!\|)', l)]
+    lines = [bare(l) for c in read(path) if c['cell_type'] == 'code' for l in source(c).splitlines() if l.strip() and not re.match(r'\s*#(?!\|)|#\|\s*fig-alt:', l)]
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
 
 

@@ -29,8 +29,8 @@ def test_no_output_is_older_than_its_code(path):
 
 def test_a_change_of_code_is_noticed_and_one_of_comments_is_not(tmp_path):
     path = tmp_path/'a.ipynb'; write = lambda s: path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=s)]))); marks = []
-    for s in ('x = 1', 'x = 1   # one', 'x = 2'): write(s); marks.append(anatomy.code_mark(path))
-    assert marks[0] == marks[1] != marks[2]
+    for s in ('x = 1', 'x = 1   # one', '#| fig-alt: "one"\nx = 1', 'x = 2'): write(s); marks.append(anatomy.code_mark(path))
+    assert marks[0] == marks[1] == marks[2] != marks[3]
 
 
 @pytest.fixture(scope='module')
