@@ -463,7 +463,9 @@ def expected_systems(name: str, dataset: str, found: list, drawn: bool) -> list:
         for n in mine: told += [f for f in found if f.split(', ')[0] == SYSTEMS[n].label] or [label_of(settings(dataset, 'quick', system=n, context=1))]
     return list(dict.fromkeys([*(s for s in told if s != 'ours'), 'ours', *(f for f in found if f not in REFERENCES), *found]))
 
-class Verdict(NamedTuple): bound: float; most: bool
+class Verdict(NamedTuple):
+    "What a claim asks of an effect: at most `bound`, or at least"
+    bound: float; most: bool
 AT_LEAST_ONE = Verdict(1., False)
 
 def judged(name: str, dataset: str, scores: list) -> list:
