@@ -1418,6 +1418,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
             'i2v_paper.synthesis': { 'i2v_paper.synthesis.I2V': ('synthesis.html#i2v', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.I2V.__init__': ('synthesis.html#i2v.__init__', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.I2V.animate': ('synthesis.html#i2v.animate', 'i2v_paper/synthesis.py'),
+                                     'i2v_paper.synthesis.I2V.fits': ('synthesis.html#i2v.fits', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.I2V.futures': ('synthesis.html#i2v.futures', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.I2V.lengthen': ('synthesis.html#i2v.lengthen', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.I2V.reconstruct': ('synthesis.html#i2v.reconstruct', 'i2v_paper/synthesis.py'),
@@ -1519,5 +1520,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                    'i2v_paper.widgets.scatter': ('widgets.html#scatter', 'i2v_paper/widgets.py'),
                                    'i2v_paper.widgets.seen_at': ('widgets.html#seen_at', 'i2v_paper/widgets.py'),
                                    'i2v_paper.widgets.stations': ('widgets.html#stations', 'i2v_paper/widgets.py'),
+                                   'i2v_paper.widgets.told_beside': ('widgets.html#told_beside', 'i2v_paper/widgets.py'),
                                    'i2v_paper.widgets.transfer': ('widgets.html#transfer', 'i2v_paper/widgets.py'),
                                    'i2v_paper.widgets.walk': ('widgets.html#walk', 'i2v_paper/widgets.py')}}}

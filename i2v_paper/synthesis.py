@@ -31,6 +31,11 @@ class I2V:
     "A trained system; images are (B, 3, S, S), clips (B, T, 3, S, S), all in [-1, 1]"
     def __init__(self, embedder, video, dynamics, settings):
         self.embedder, self.video, self.dynamics, self.settings = embedder.eval(), video.eval(), dynamics.eval(), settings
+    def fits(self, x, eta=None):
+        "`Problem` unless pictures or clips (..., 3, S, S) are of this run's size, and eta (B, eta_dim) what its flow is told"
+        s = self.settings; told, got = getattr(getattr(self.dynamics, 'cinn', None), 'eta_dim', 0), 0 if eta is None else eta.shape[1]
+        if tuple(x.shape[-3:]) != (3, s.size, s.size): raise Problem(f'these pictures are {tuple(x.shape[-3:])}, those of this run (3, {s.size}, {s.size})\nresize them first; animate.read_image and load_clips do')
+        if got != told: raise Problem(f'eta should have {told} dimensions, not {got}: this run is told {s.control or "nothing"}\n' + (f'make it with eta({s.control!r}, ...) of i2v_paper.control' if told else 'leave eta out'))
     @torch.no_grad()
     def futures(self,
         x0,                # start frames (B, 3, S, S)
@@ -46,6 +51,7 @@ class I2V:
     @torch.no_grad()
     def animate(self, x0, nu, eta=None):
         "The clip (B, T, 3, S, S) that the residuals nu (B, z_dim) make of the start frames, under the factors eta"
+        self.fits(x0, eta)
         z = self.dynamics.inverse(nu, self.embedder(x0), eta)
         return torch.cat([self.video.decode(*chunk) for chunk in zip(x0.split(32), z.split(32))])
     @torch.no_grad()
@@ -67,7 +73,7 @@ class I2V:
         eta=None,          # factors of a run with control, the same for all pieces
     ):
         "n futures of times*T frames, (B, n, times*T, 3, S, S): each piece begins at the last frame of the one before it (supplement A.1, C.2)"
-        carry = carry or ('z' if self.settings.preset == 'official' else 'nu')
+        self.fits(x0, eta); carry = carry or ('z' if self.settings.preset == 'official' else 'nu')
         if carry not in ('nu', 'z', 'nothing'): raise Problem(f'carry = {carry!r} is not a choice: {nearest(carry, ("nu", "z", "nothing"))}')
         shape, start, pieces = (len(x0)*n, self.settings.z_dim), x0.repeat_interleave(n, 0), []
         eta = None if eta is None else eta.repeat_interleave(n, 0)
@@ -80,7 +86,7 @@ class I2V:
     @torch.no_grad()
     def residual(self, clip, eta=None):
         "nu (B, z_dim) of clips (B, T+1, 3, S, S) that begin with x0: nu = T^-1(z; x0, eta), z the mean of q(z|X)"
-        return self.dynamics(self.video.encode(clip[:, 1:])[0], self.embedder(clip[:, 0]), eta)[0]
+        self.fits(clip, eta); return self.dynamics(self.video.encode(clip[:, 1:])[0], self.embedder(clip[:, 0]), eta)[0]
     @torch.no_grad()
     def reconstruct(self, clip):
         "X (B, T, 3, S, S) of clips (B, T+1, 3, S, S), through the mean of q(z|X)"
