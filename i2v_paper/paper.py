@@ -474,7 +474,7 @@ def judged(name: str, dataset: str, scores: list) -> list:
     for s in scores:
         if s['system'] not in REFERENCES: groups.setdefault((s['preset'], s['frames'], s['size']), []).append(s)
     for (preset, frames, size), some in groups.items():
-        names = expected_systems(name, dataset, [s['system'] for s in some], True); rows = {n: r for n in names if (r := max(in_rows([s for s in some if s['system'] == n]), key=lambda r: max((len(s['runs']) for s in r.values()), default=0)))}
+        names = [n for n in expected_systems(name, dataset, [s['system'] for s in some], True) if n == 'ours' or any(r.label == n.split(', ')[0] and name in r.tables for r in SYSTEMS.values())]; rows = {n: r for n in names if (r := max(in_rows([s for s in some if s['system'] == n]), key=lambda r: max((len(s['runs']) for s in r.values()), default=0)))}
         where = f'{dataset}, {preset}, {size} px'; costs = {n: next((s['cost'] for s in r.values() if s['cost']), {}) for n, r in rows.items()}
         for key, unit in (('cpu_minutes', 'CPU minutes'), ('minutes', 'minutes')):
             if len(rows) > 1 and all(key in c for c in costs.values()):

@@ -200,7 +200,7 @@ def paper_steps(preset='quick', seeds=(0,), data_dir='', out='') -> dict:
             if not (system or ablation or data_dir) and d in (SMOKE['obeyed'] if smoke else OURS):
                 others = tuple(f'train-{d}-{c}' + (f'-s{seed}' if seed else '') for c in [TOLD.get(d)] if c); given = dict(dataset=d, preset=preset, seed=seed) | (dict(n_starts=16) if smoke else {})
                 left.append(add(Step(f'obey-{end}', 'obey', given, 'obedience', (f'runs/{run}/metrics.json#obedience',), (t.name,), others, MINUTES['obey'], (MODULES.get(d, 'standins'),))))
-            pictures = not (system or ablation or data_dir or smoke); section = 'compared' if system else 'runs'; kinds = [k for k in left if k != t.name]
+            pictures = not (system or ablation or data_dir or smoke) and seed == first; section = 'compared' if system else 'runs'; kinds = [k for k in left if k != t.name]
             made = (f'out/results.json#{section}/{run}', *(f'out/results.json#{"scores" if k.startswith("evaluate") else "obedience"}/{run}' for k in kinds), *((f'out/{run}.png', f'out/{run}.webp') if pictures else ()))
             published[run] = add(Step(f'publish-{end}', 'publish', dict(run=run, pictures=pictures) | to, 'published', made, (t.name,), tuple(kinds), MINUTES['publish']))
     if not smoke: _backbones(steps, add, preset, first, folder('dtdb'), to, published)
