@@ -157,12 +157,12 @@ _px64 = V('authors: 64 px', size=64, enc_channels=(64, 128, 256, 512, 512), enc_
 _px128 = V('authors: 128 px', size=128, enc_channels=(64, 128, 128, 256, 512), enc_stride_s=(2, 2, 2, 2), disc_stride_s=(1, 2, 2, 2),
            augment=('flip', 'crop', 'jitter'), jitter=(.3, .3, .3, .15), video_batch=7)
 _silent = V('authors: the supplement is silent', embed_lr=2e-4, embed_batch=30, embed_beta=1e-5, flow_batch=50, flow_epochs=31,
-            lr_end=.98**100, video_epochs=100, static_frames=20, n_test=256, embed_steps=100_000)
+            video_epochs=100, static_frames=20, n_test=256) | V('ours: near what their epochs come to', lr_end=.98**100, embed_steps=100_000)
 _paper = _silent | V('supplement B.1', n_blocks=20, flow_depth=2, flow_leaky=0., frames=16) | V(
     'supplement B.2', z_dim=128, lambda_l1=10., lambda_percep=1., lambda_F=10., lambda_GP=10., beta=1e-6, video_lr=2e-4,
     critic_lr=2e-4, adam_betas=(.5, .9), weight_decay=1e-5, flow_lr=1e-5)
 _official = _paper | V('authors: released configuration', z_dim=64, lambda_percep=30., disc_frames=12, official_losses=True, flow_depth=4,
-                       flow_leaky=.9, flow_betas=(.9, .99), flow_amsgrad=True, critic_start=.01)
+                       flow_leaky=.9, flow_betas=(.9, .99), flow_amsgrad=True)
 
 # %% ../nbs/00_core.ipynb #092063d6
 _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidden=32, open_start=True, start_logvar=-3., moving_only=True, enc_channels=(16, 32, 64, 64), enc_stem=(3, 5, 5),
@@ -207,7 +207,7 @@ PRESETS = {
         'iper': _official | _px64 | _released(nf=64, beta=1e-4, lambda_percep=40.),
         'landscape': _official | _px128 | _released(nf=32, lambda_l1=20.)},
 }
-for d in DATASETS: PRESETS['paper'][d] |= _epoch.get(d, V()); PRESETS['official'][d] |= _epoch.get(d, V()) | _decay[d]
+for d in DATASETS: PRESETS['paper'][d] |= _epoch.get(d, V()); PRESETS['official'][d] |= _epoch.get(d, V()) | _decay[d] | _released(critic_start=1/PRESETS['official'][d]['video_epochs'])      # critics join after one epoch
 
 # %% ../nbs/00_core.ipynb #65f04704
 def settings(

@@ -1,15 +1,18 @@
 "Two processes are one: losses, checkpoints, scores; and one that dies is named."
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from i2v_paper.core import Log, Problem, open_run, settings, step_generator
+from i2v_paper import train
 from i2v_paper.train import GONE, USUAL, last_words, run_together
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,11 +43,30 @@ def port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
 
+FORKS = multiprocessing.get_context('forkserver'); FORKS.set_forkserver_preload(['torch', 'i2v_paper.train'])      # one process imports, those of a job are its forks
+
+
+def begin(code, args, env, out, err):
+    "What a fork does: its output into files, its number in the environment, then the code as `python -c` would run it"
+    for fd, file in ((1, out), (2, err)): os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), fd)
+    for k in ('RANK', 'WORLD_SIZE'): os.environ.pop(k, None)
+    os.environ.update(env); sys.argv = ['-c', *args]; torch.set_num_threads(1); exec(code, {'__name__': '__main__'})
+
+
 def processes(n, code, *args, seconds=400):
-    "Runs code in n processes as a launcher would; their exit codes and what they wrote to stderr"
-    env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | dict(OMP_NUM_THREADS='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port()))
-    ps = [subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env | (dict(RANK=str(r), WORLD_SIZE=str(n), LOCAL_RANK=str(r)) if n > 1 else {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for r in range(n)]
-    out = [p.communicate(timeout=seconds) for p in ps]; return [p.returncode for p in ps], out
+    "Runs code in n processes as a launcher would; their exit codes and what they wrote to stdout and stderr"
+    common = dict(OMP_NUM_THREADS='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port()))
+    with tempfile.TemporaryDirectory() as d:
+        files = [(f'{d}/{r}.out', f'{d}/{r}.err') for r in range(n)]
+        ps = [FORKS.Process(target=begin, args=(code, [str(a) for a in args], common | (dict(RANK=str(r), WORLD_SIZE=str(n), LOCAL_RANK=str(r)) if n > 1 else {}), *files[r])) for r in range(n)]
+        for p in ps: p.start()
+        try:
+            for p in ps: p.join(seconds)
+            assert all(p.exitcode is not None for p in ps), f'still running after {seconds} s'
+            return [p.exitcode for p in ps], [tuple(Path(f).read_text() for f in pair) for pair in files]
+        finally:
+            for p in ps:
+                if p.exitcode is None: p.kill()
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +106,7 @@ from i2v_paper.synthesis import load_run
 where = Path(sys.argv[1]); scale.join('cpu'); protocol.CACHE = where/'cache'; model = load_run(where/'one'); model.settings = __import__('dataclasses').replace(model.settings, control=''); model.animate = None
 with scale.first_then_others(): nets = {n: protocol.network(n) for n in ('FID-EffLite0', 'EffLite0 MSE')}
 model.lengthen = lambda x0, times, n, seed, eta=None: x0[:, None, None].expand(-1, n, 8*times, -1, -1, -1) + .1*torch.randn(len(x0), n, 8*times, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-m = protocol.gather(model, model.settings, None, 40, 2, 0, chunk=16); assert len(m.real) == (40 if world()[1] == 1 else (24, 16)[world()[0]])
+m = protocol.gather(model, model.settings, None, 20, 2, 0, chunk=8); assert len(m.real) == (20 if world()[1] == 1 else (12, 8)[world()[0]])
 records = [r for n in nets for r in protocol.measure(n, m, nets[n], where/'features')]
 if world()[0] == 0: print(json.dumps([{k: r[k] for k in ('metric', 'system', 'value', 'low', 'high', 'floor', 'n')} for r in records]))
 scale.leave()
@@ -94,7 +116,7 @@ scale.leave()
 def test_scores_are_those_of_one_process(one):
     found = []
     for n in (1, 2): codes, out = processes(n, SCORES, one); assert codes == [0]*n, out[0][1] + out[-1][1]; found.append(json.loads(out[0][0].splitlines()[-1]))
-    assert [r['n'] for r in found[1]] == [40]*6
+    assert [r['n'] for r in found[1]] == [20]*6
     for a, b in zip(*found):
         assert (a['metric'], a['system']) == (b['metric'], b['system'])
         for k in ('value', 'low', 'high', 'floor'): assert a[k] == b[k] or abs(a[k] - b[k]) <= 1e-4*(1 + abs(a[k])), (a, b)
@@ -120,14 +142,19 @@ def test_under_a_launcher_the_survivor_says_why_it_ends():
 
 
 def test_command_of_a_cluster(tmp_path):
-    "python -m i2v_paper.train as a launcher starts it, and what it says of mistakes"
+    "python -m i2v_paper.train as a launcher starts it"
     args = ['-p', 'dataset', 'bair', '-p', 'preset', 'smoke', '-p', 'stage', 'embedder', '-p', 'device', 'cpu']
     env = os.environ | dict(I2V_RUNS=str(tmp_path), OMP_NUM_THREADS='1', WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port()))
     ps = [subprocess.Popen([sys.executable, '-m', 'i2v_paper.train', *args], env=env | dict(RANK=str(r), LOCAL_RANK=str(r)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) for r in range(2)]
     out = [p.communicate(timeout=300) for p in ps]; assert [p.returncode for p in ps] == [0, 0], out
     run = tmp_path/'bair-smoke-s0'; assert (run/'embedder.safetensors').exists() and not (run/'lock').exists() and json.loads((run/'run.json').read_text())['parameters']['stage'] == 'embedder'
     assert 'papermill nbs/train.ipynb -p dataset bair -p preset smoke -p stage embedder' in out[0][0] and out[1][0] == ''
-    p = subprocess.run([sys.executable, '-m', 'i2v_paper.train', '-p', 'preset', 'papr'], env=os.environ | dict(I2V_RUNS=str(tmp_path)), capture_output=True, text=True, cwd=ROOT); assert p.returncode == 1 and "did you mean 'paper'" in p.stderr and 'Traceback' not in p.stderr
+
+
+def test_a_mistake_in_the_command_is_said_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(os, '_exit', sys.exit)
+    with pytest.raises(SystemExit) as e: train.main(['-p', 'preset', 'papr'])
+    said = capsys.readouterr().err; assert e.value.code == 1 and "did you mean 'paper'" in said and 'Traceback' not in said
 
 
 def test_augmentation_of_a_part_is_that_of_the_whole_batch():
