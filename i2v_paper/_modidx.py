@@ -1086,6 +1086,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                      'i2v_paper.obedience.over_starts': ('obedience.html#over_starts', 'i2v_paper/obedience.py'),
                                      'i2v_paper.obedience.released_pair': ('obedience.html#released_pair', 'i2v_paper/obedience.py'),
                                      'i2v_paper.obedience.sharpness': ('obedience.html#sharpness', 'i2v_paper/obedience.py'),
+                                     'i2v_paper.obedience.speed_by_turn': ('obedience.html#speed_by_turn', 'i2v_paper/obedience.py'),
                                      'i2v_paper.obedience.tip_reader': ('obedience.html#tip_reader', 'i2v_paper/obedience.py'),
                                      'i2v_paper.obedience.transfers': ('obedience.html#transfers', 'i2v_paper/obedience.py'),
                                      'i2v_paper.obedience.verdict': ('obedience.html#verdict', 'i2v_paper/obedience.py')},
