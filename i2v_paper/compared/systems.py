@@ -35,7 +35,7 @@ class Row:
     shown: tuple = ()      # sections of the supplement's videos
 
 SYSTEMS = {
-    'al': Row('Animating Landscape', 'AL', 'al', 'AL', 1, False, 'Endo, Kanamori and Kuriyama, SIGGRAPH Asia 2019', ('diversity-textures', 'landscape', 'textures'), shown=('A.1', 'A.3')),
+    'al': Row('Animating Landscape', 'AL', 'al', 'AL', 1, False, 'Endo, Kanamori and Kuriyama, SIGGRAPH Asia 2019', ('diversity-textures', 'landscape', 'textures'), 4., shown=('A.1', 'A.3')),
     'dg': Row('Dynamic Generator', 'DG', 'dg', 'DG', 1, False, 'Xie et al., AAAI 2019', ('textures',), shown=('A.3',)),
     'ivrnn': Row('Improved Conditional VRNN', 'IVRNN', 'ivrnn', 'IVRNN', 2, False, 'Castrejón, Ballas and Courville, ICCV 2019', ('diversity-iper', 'iper', 'bair'), 7., shown=('A.2', 'A.4')),
     'savp': Row('Stochastic Adversarial Video Prediction', 'SAVP', 'savp', 'SAVP', 2, False, 'Lee et al., 2018', ('diversity-iper', 'iper', 'bair')),
