@@ -19,7 +19,7 @@ from .control import CONTROLS
 from .core import CACHE, DATASETS, PRESETS, RUNS, Problem, Progress, Run, close_run, command_of, nearest, open_run, run_name, settings, shown, world
 from .data import load_clips
 from .protocol import Material, choose, find_run, gather, in_order, keep_scores, measure, protocol_of, system_label
-from .scale import PRECISIONS, end_with, first_then_others, join, leave, share, wait
+from .scale import PRECISIONS, end_with, first_then_others, join, leave, mixed, share, wait
 from .synthesis import borrow, load_run, train_run
 
 # %% ../nbs/20a_train.ipynb #e7342816
@@ -47,8 +47,9 @@ def scaling(given) -> dict:
         if given[name] < 1: raise Problem(f'{name} = {given[name]} must be at least 1')
     return dict(precision=given['precision'], accumulate=given['accumulate']) | (dict(video_batch=given['batch']) if given['batch'] else {})
 
-def check_split(s, processes):
-    "`Problem` if a batch cannot be cut into so many parts, before anything is started"
+def check_split(s, processes, device=None):
+    "`Problem` if a batch cannot be cut into so many parts, or the device cannot compute in this precision, before anything is started"
+    if device is not None: mixed(s.precision, device)
     for what, size, parts in (('video_batch', s.video_batch, processes*s.accumulate), ('embed_batch', s.embed_batch, processes), ('flow_batch', s.flow_batch, processes)):
         if size < parts: raise Problem(f'{what} = {size} cannot be cut into {parts} parts: {processes} processes' + (f' of {s.accumulate} each' if parts > processes else '') + f'\ntake fewer processes' + (f', or a larger batch: -p batch {parts}' if what == 'video_batch' else ''))
 
@@ -63,7 +64,7 @@ GONE = 75      # exit status of a process that ended because another had
 
 def train_here(given):
     "What one process of a training does"
-    device = join(given['device']); first = world()[0] == 0; check_split(s := settings(given['dataset'], given['preset'], control=given['control'], ablation=given['ablation'], **scaling(given)), world()[1])
+    device = join(given['device']); first = world()[0] == 0; check_split(s := settings(given['dataset'], given['preset'], control=given['control'], ablation=given['ablation'], **scaling(given)), world()[1], device)
     with first_then_others(): clips, _ = load_both(given, s, print if first else None)
     if 'I2V_RUN' in os.environ: run = Run(os.environ['I2V_RUN'])                       # the notebook has opened it
     else:
