@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comm
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from i2v_paper import core
 from i2v_paper.animate import animate
 from i2v_paper.cinn import CINN
 from i2v_paper.control import eta
@@ -22,8 +24,10 @@ from i2v_paper.encoder import Encoder
 from i2v_paper.figures import Ask, figure, write_figure
 from i2v_paper.obedience import obey, open_pair
 from i2v_paper.official import official_endpoint, to_official
+from i2v_paper.protocol import find_run
 from i2v_paper.released import open_released, released_run
 from i2v_paper.synthesis import load_run, run_of
+from i2v_paper.widgets import told_beside
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERMILL = Path(sys.executable).with_name('papermill')
@@ -175,7 +179,33 @@ def test_evaluate(models, runs):
 
 def test_evaluate_says_what_is_wrong(models, runs):
     status, err = notebook('evaluate', runs, ('run', f'official:{models[0]}')); assert status == 1 and 'give the folder of one data set: ' in err and 'bair' in err and 'Traceback' not in err
-    status, err = notebook('evaluate', runs, ('run', 'official:/nowhere/models')); assert status == 1 and 'there is no folder' in err and 'config_stage2.yaml' in err and 'Traceback' not in err
+    with pytest.raises(Problem, match='there is no folder(.|\n)*config_stage2.yaml'): find_run('official:/nowhere/models')                       # the same cell
+
+
+def play(monkeypatch, tmp_path, **given):
+    "What the code cells of play.ipynb leave behind, run here with these parameters"
+    monkeypatch.setattr(comm, 'create_comm', comm._create_comm); monkeypatch.setattr(core, 'RUNS', tmp_path/'runs'); there = {}
+    for c in json.loads((ROOT/'nbs'/'play.ipynb').read_text(encoding='utf-8'))['cells']:
+        if c['cell_type'] == 'code': exec(''.join(c['source']), there); there.update(given if 'parameters' in c['metadata'].get('tags', []) else {})
+    return there
+
+
+def test_play(models, tmp_path, monkeypatch, capsys):
+    shown = play(monkeypatch, tmp_path, run=f'official:{models[0]}/bair', clouds=''); out = capsys.readouterr().out
+    assert shown['told'] == f'official:{models[0]}/bair/stage2_control' and 'these weights have seen no drawn clip' in out
+    there = shown['aim'](shown['goal'], 40, 20, .06, 2); assert there.note == "told: x 0.70, y 0.04, z 0.25 m in the robot's own axes" and there.clips.shape == (2, 9, 64, 64, 3)      # the middles of the bins
+    assert not np.array_equal(there.clips, shown['aim'](shown['goal'], 5, 60, .06, 2).clips)
+    with pytest.raises(Problem, match='stage2_control'): shown['aim'](shown['scene'], 32, 32)
+    with pytest.raises(Problem, match='give it as -p told'): play(monkeypatch, tmp_path, run=f'official:{models[0]}/bair/stage2_control')
+    assert told_beside(f'official:{models[0]}/landscape') == ''
+    with pytest.raises(Problem, match='pictures of 64 pixels'): play(monkeypatch, tmp_path, run=f'official:{models[0]}/landscape', told=shown['told'], clouds='')
+
+
+def test_what_is_asked_of_a_model_has_to_fit(models, tmp_path):
+    arm = load_run(f'official:{models[0]}/bair/stage2_control'); Image.new('RGB', (80, 60)).save(tmp_path/'photo.png')
+    with pytest.raises(Problem, match='told endpoint-official'): animate(tmp_path/'photo.png', run=arm, n=1)
+    with pytest.raises(Problem, match='resize'): arm.futures(torch.zeros(1, 3, 32, 32), 1, eta=eta('endpoint-official', [[.6, 0., .25]], drawn=False))
+    with pytest.raises(Problem, match='leave eta out'): load_run(f'official:{models[0]}/landscape').futures(torch.zeros(1, 3, 32, 32), 1, eta=torch.zeros(1, 30))
 
 
 def test_figures(models, runs):
