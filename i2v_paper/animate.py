@@ -53,7 +53,7 @@ def write_clips(path, clips, fps=8, scale=None):
 # %% ../nbs/14a_animate.ipynb #5a4cfc45
 def animate(
     image,             # a picture file, or a list of them
-    run='landscape-quick-s0',   # name or path of a trained run, or an `I2V`
+    run='dtdb-clouds-small-s0',   # name or path of a trained run, or an `I2V`
     n=4,               # futures of each picture
     times=1,           # pieces of T frames
     seed=0,
