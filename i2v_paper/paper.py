@@ -191,7 +191,7 @@ DIFFERENCES += [
     _D('frames that D_T sees', '16', 'a random 12 of 16', _PAPER, 'disc_frames', values=_all(16, 12)),
     _D('frames that D_S sees', 'not said how many', '20 of a batch, with replacement', _CODE, 'static_frames', values=_all(20, 20)),
     _D('when the critics join', '-', 'after the first epoch', 'at the first step; official: after the first epoch', 'critic_start',
-       values=_all(0., .01)),
+       values=_all(0., 1/60, bair=(0., 1/55), **dict.fromkeys(('iper', 'landscape'), (0., 1/100)))),
     _D("flow's objective", 'squared residual less log-determinant (poster)', 'half the square', 'half the square and the constant: nats',
        effect="the poster's would give residuals a deviation of 0.71, not 1")]
 
