@@ -335,7 +335,7 @@ def run_name(dataset: str, preset: str, seed: int, run: str = '', real: bool = F
 def command_of(notebook: str, given: dict, **usual) -> str:
     "The command that repeats an entry point: parameters with their usual values are left out, a folder's path is not told"
     told = {k: v for k, v in given.items() if k not in ('device', 'resume', 'weights', 'processes', 'accumulate') and v not in ('', 0, False, None) and v != usual.get(k)}
-    plain = lambda k, v: '<folder>' if k == 'data_dir' else 'official:<folder>' if str(v).startswith('official:') else v
+    plain = lambda k, v: '<folder>' if k == 'data_dir' else 'official:<folder>' if str(v).startswith('official:') else v if re.fullmatch(r'[\w./,:=<>+-]+', str(v)) else f"'{v}'"
     return ' '.join([f'papermill nbs/{notebook}.ipynb', *(f'-p {k} {plain(k, v)}' for k, v in told.items())])
 
 class Run:

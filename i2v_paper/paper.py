@@ -323,7 +323,8 @@ def pooled(scores: list) -> dict:
     "One score of runs that differ in their seed: mean, interval, which seeds, the runs, and what a training took on average"
     scores = sorted(scores, key=seed_of); floors = [s['floor'] for s in scores if s['floor'] is not None]; costs = [s['cost'] for s in scores if 'cost' in s]
     cost = {k: float(np.mean([c[k] for c in costs])) for k in ('minutes', 'cpu_minutes') if costs and all(k in c for c in costs)}
-    return scores[0] | over_records(scores) | dict(floor=float(np.mean(floors)) if floors else None, seeds=tuple(map(seed_of, scores)), runs=tuple(s['run'] for s in scores), cost=cost)
+    r = over_records(scores); r['low'] = max(r['low'], min(0., *(s['low'] for s in scores), r['value']))      # none of these measures is negative
+    return scores[0] | r | dict(floor=float(np.mean(floors)) if floors else None, seeds=tuple(map(seed_of, scores)), runs=tuple(s['run'] for s in scores), cost=cost)
 
 # %% ../nbs/18_paper.ipynb #5af924dd
 def tau(a, b) -> float:
@@ -477,8 +478,8 @@ def judged(name: str, dataset: str, scores: list) -> list:
         names = [n for n in expected_systems(name, dataset, [s['system'] for s in some], True) if n == 'ours' or any(r.label == n.split(', ')[0] and name in r.tables for r in SYSTEMS.values())]; rows = {n: r for n in names if (r := max(in_rows([s for s in some if s['system'] == n]), key=lambda r: max((len(s['runs']) for s in r.values()), default=0)))}
         where = f'{dataset}, {preset}, {size} px'; costs = {n: next((s['cost'] for s in r.values() if s['cost']), {}) for n, r in rows.items()}
         for key, unit in (('cpu_minutes', 'CPU minutes'), ('minutes', 'minutes')):
-            if len(rows) > 1 and all(key in c for c in costs.values()):
-                out.append(f'Budget of a training, {where}, {unit}: ' + ', '.join(f'{tell(n)} {c[key]:.1f}' for n, c in costs.items()) + f'; the longest is {max(c[key] for c in costs.values())/max(min(c[key] for c in costs.values()), 1e-9):.1f} times the shortest'); break
+            if len(rows) > 1 and all(c.get(key) for c in costs.values()):
+                out.append(f'Budget of a training, {where}, {unit}: ' + ', '.join(f'{tell(n)} {c[key]:.1f}' for n, c in costs.items()) + f'; the longest is {max(c[key] for c in costs.values())/min(c[key] for c in costs.values()):.1f} times the shortest'); break
         measures = sorted({m for r in rows.values() for m in r if kind(m) == 'diversity'}); rows = {n: r for n, r in rows.items() if set(measures) <= set(r)}
         runs = {n: set.intersection(*(set(r[m]['runs']) for m in measures)) if measures else set() for n, r in rows.items()}; by_seed = lambda n, m: [s for s in some if (s['system'], s['metric']) == (n, m) and s['run'] in runs[n]]; rows = {n: r for n, r in rows.items() if runs[n]}; seeds = sorted({len(runs[n]) for n in rows}); told = f'{seeds[0]} seed{"s"*(seeds[0] > 1)}' if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]} seeds' if seeds else ''
         say = lambda r: f'{verdict(AT_LEAST_ONE, r["low"], r["high"])} at this scale ({{}} {r["value"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {told})'

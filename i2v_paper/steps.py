@@ -27,7 +27,7 @@ from .show import table
 from .standins import MODULES
 
 # %% ../nbs/24_steps.ipynb #46a937db
-CUT = frozenset({('core', 'PRESETS'), ('core', 'settings'), ('dtfvd', 'BACKBONES'), ('dtfvd', 'backbone_settings'), ('train', 'TASKS')})      # presets: a step hashes the row that it uses; TASKS: the caller says which one
+CUT = frozenset({('core', 'PRESETS'), ('core', 'settings'), ('dtfvd', 'BACKBONES'), ('dtfvd', 'backbone_settings'), ('train', 'TASKS'), ('compared.systems', 'SYSTEMS')})      # presets: a step hashes the row that it uses; TASKS: the caller says which one; SYSTEMS: what it names is hashed, not what it tells of it
 
 def _bare(tree):
     "A tree without docstrings"
