@@ -152,6 +152,17 @@ def test_numbers_in_the_prose_of_the_front_page_are_in_results():
     assert not strangers(prose, known())
 
 
+def test_numbers_in_the_prose_of_notebooks_are_printed_there_or_in_results():
+    "What a notebook says in words, it has just printed; or it was measured by a run, and stands in results.json, under `measured` if by a trial that left no run"
+    values, bad = known(), {}; facts = {'02_data': ['0.6406'], '11_cinn': ['1.36'], '18_paper': ['4.3'], 'bair': ['30.06']}      # middle of BAIR's workspace; Kolmogorov's and Student's quantiles; gigabytes
+    for p in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in p.parts: continue
+        cells = nbformat.read(p, as_version=4).cells; prose = '\n'.join(c.source for c in cells if c.cell_type == 'markdown'); prose = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:\S+|Python 3\.11', ' ', prose, flags=re.S)
+        shown = '\n'.join(c.source + json.dumps([{k: v for k, v in o.get('data', {'text': o.get('text', '')}).items() if not k.startswith('image')} for o in c.outputs]) for c in cells if c.cell_type == 'code')
+        if missing := strangers(prose, values + [float(n) for n in facts.get(p.stem, [])] + [float(n) for n in re.findall(r'(?<![\w.])\d*\.?\d+(?:e-?\d+)?', shown)]): bad[p.stem] = missing
+    assert not bad
+
+
 def test_committed_claims_are_those_of_results(tmp_path):
     held = json.loads((FIGURES/'results.json').read_text(encoding='utf-8')).get('claims', {})
     for name, c in held.items(): assert claims_table(c['records']).data in (FIGURES/'claims'/f'{name}.md').read_text(encoding='utf-8') and {r['claim'] for r in c['records']} == {n for n, h in HYPOTHESES.items() if h.section == c['section']}, name
