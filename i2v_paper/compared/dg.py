@@ -15,7 +15,7 @@ from .blocks import Decoder2d, System, adam, langevin, mlp, update
 from ..core import set_learning_rate, step_generator
 
 # %% ../../nbs/compared/dg.ipynb #37c250fe
-_two_cores = dict(state=16, noise=16, content=48, hidden=64, nf=16, sigma=.3, d=.05, langevin=5, infer=100, lr=2e-3, betas=(.5, .999), decay=.5, init=.1, pool=256, batch=8, steps=1500, refit=300)
+_two_cores = dict(state=16, noise=16, content=48, hidden=64, nf=16, sigma=.3, d=.05, langevin=2, infer=100, lr=2e-3, betas=(.5, .999), decay=.5, init=.1, pool=256, batch=8, steps=2000, refit=300)
 SIZES = {
     'smoke': _two_cores | dict(state=8, noise=8, content=8, hidden=16, nf=8, pool=16, batch=4, steps=10, refit=4, infer=10, langevin=2),
     'quick': _two_cores,
