@@ -1119,7 +1119,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                  'i2v_paper.paper.Sheet.latex': ('paper.html#sheet.latex', 'i2v_paper/paper.py'),
                                  'i2v_paper.paper.Sheet.markdown': ('paper.html#sheet.markdown', 'i2v_paper/paper.py'),
                                  'i2v_paper.paper.Table': ('paper.html#table', 'i2v_paper/paper.py'),
-                                 'i2v_paper.paper.Verdict': ('paper.html#verdict', 'i2v_paper/paper.py'),
                                  'i2v_paper.paper._all': ('paper.html#_all', 'i2v_paper/paper.py'),
                                  'i2v_paper.paper._fits': ('paper.html#_fits', 'i2v_paper/paper.py'),
                                  'i2v_paper.paper._json': ('paper.html#_json', 'i2v_paper/paper.py'),

@@ -9,8 +9,8 @@ __all__ = ['METRICS', 'ALIASES', 'SOURCES', 'TABLE1', 'PUBLISHED', 'FOOTNOTES', 
            'Difference', 'setting', 'check_differences', 'check_score', 'read_scores', 'publish_scores', 'seed_of',
            'family', 'over_records', 'pooled', 'tau', 'drawn_again', 'least_tau', 'quotient', 'Table', 'kind', 'better',
            'belongs', 'unplaced', 'Cell', 'Part', 'short', 'score_cell', 'training_cell', 'run_text', 'command_for',
-           'clips_cell', 'in_rows', 'expected_systems', 'Verdict', 'judged', 'printed_cell', 'system_rows', 'part',
-           'tex', 'Sheet', 'table_records', 'protocol', 'intro', 'sheet', 'write_sheets', 'overview', 'open_tables']
+           'clips_cell', 'in_rows', 'expected_systems', 'judged', 'printed_cell', 'system_rows', 'part', 'tex', 'Sheet',
+           'table_records', 'protocol', 'intro', 'sheet', 'write_sheets', 'overview', 'open_tables']
 
 # %% ../nbs/18_paper.ipynb #6f5c794a
 import csv, io, json, math, re
@@ -23,7 +23,7 @@ from scipy.special import stdtrit
 
 from .compared.systems import SYSTEMS, context_of, label_of, variant_of, written
 from .core import DATASETS, PRESETS, ROOT, RUNS, TEXTURES, Problem, Run, Settings, atomic, nearest, note_sources, provenance, run_name, settings, write_json
-from .obedience import verdict
+from .obedience import Claim, verdict
 from .sources import EVALUATION
 
 # %% ../nbs/18_paper.ipynb #860352aa
@@ -464,10 +464,7 @@ def expected_systems(name: str, dataset: str, found: list, drawn: bool) -> list:
         for n in mine: told += [f for f in found if f.split(', ')[0] == SYSTEMS[n].label] or [label_of(settings(dataset, 'quick', system=n, context=1))]
     return list(dict.fromkeys([*(s for s in told if s != 'ours'), 'ours', *(f for f in found if f not in REFERENCES), *found]))
 
-class Verdict(NamedTuple):
-    "What a claim asks of an effect: at most `bound`, or at least"
-    bound: float; most: bool
-AT_LEAST_ONE = Verdict(1., False)
+AT_LEAST_ONE = Claim('a quotient or a rank correlation', 1., False)
 
 def judged(name: str, dataset: str, scores: list) -> list:
     "What follows from the scores of a data set in a table, in sentences: budget; order under every diversity measure; ours against AL"
