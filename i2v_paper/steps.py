@@ -388,14 +388,13 @@ def run_steps(steps, notes, run=call, every=None, jobs=1, **more) -> dict:
         if (state := notes.state(s, every)) in ('up to date', 'kept'): out[n] = state; return
         extra = {k: v for k, v in more.items() if k != 'device' or s.notebook in ('train', 'evaluate', 'figures', 'obey', 'dtfvd', 'claims')} | (dict(resume=False) if notes.anew(s) else {}); notes.begin(s); t = time.monotonic()
         line = lambda text: bar.show(f'steps     {len(out):>4}/{len(steps)}  {n}  {text[:90]}')
-        if jobs == 1: end(n, s, t, run(s, line, **extra))
-        else: busy[pool.submit(run, s, line, **extra)] = n, s, t
+        busy[pool.submit(run, s, line, **extra)] = n, s, t
     def ready(n):
         left = {*todo, *(m for m, *_ in busy.values())} - {n}
         if todo[n].kind in AHEAD: return not left & {*todo[n].needs, *todo[n].wants}
         return not any(place[m] < place[n] for m in left)
     place = {n: k for k, n in enumerate(steps)}
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             while todo or busy:
                 if n := next(filter(ready, todo), None) if len(busy) < jobs else None: start(n, todo.pop(n))
