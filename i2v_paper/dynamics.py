@@ -97,6 +97,7 @@ def draw_z(latents, idx, g):
 
 def hold_out(n, videos, g):
     "Indices of a held-out tenth and of the rest of n latents: whole videos where they are known, for clips of one video are no news to each other"
+    if videos is not None and len(set(videos)) < 2: videos = range(len(videos))     # clips of the one video; the views of a clip stay together
     if videos is None or len(names := sorted(set(videos))) < 2:
         order = torch.randperm(n, generator=g); return order[:max(n//10, 1)], order[max(n//10, 1):]
     chosen = {names[i] for i in torch.randperm(len(names), generator=g)[:max(len(names)//10, 1)].tolist()}

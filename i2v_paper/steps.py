@@ -190,7 +190,7 @@ def paper_steps(preset='quick', seeds=(0,), data_dir='', out='') -> dict:
     "Every step of the paper by name, in an order in which they can run"
     smoke = preset == 'smoke'; steps, published = {}, {}; first = seeds[0]
     def add(step): steps[step.name] = step; return step.name
-    short = dict(n_clips=16, n_futures=2, metrics='DTI3D-drawn MSE x1000,EffLite0 MSE,EffLite0 cosine') if smoke else {}; to = dict(out=out) if out else {}
+    short = dict(n_clips=16, n_futures=2, metrics='DTI3D-drawn MSE x1000,EffLite0 MSE,EffLite0 cosine') if smoke else dict(n_clips=128) if preset == 'quick' else {}; to = dict(out=out) if out else {}
     folder = lambda d: str(Path(data_dir)/d.split('-')[0]) if data_dir else ''
     for seed in seeds:
         for row in paper_runs(preset):

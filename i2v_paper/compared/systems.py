@@ -36,9 +36,9 @@ class Row:
 
 SYSTEMS = {
     'al': Row('Animating Landscape', 'AL', 'al', 'AL', 1, False, 'Endo, Kanamori and Kuriyama, SIGGRAPH Asia 2019', ('diversity-textures', 'landscape', 'textures'), 4., shown=('A.1', 'A.3')),
-    'dg': Row('Dynamic Generator', 'DG', 'dg', 'DG', 1, False, 'Xie et al., AAAI 2019', ('textures',), shown=('A.3',)),
+    'dg': Row('Dynamic Generator', 'DG', 'dg', 'DG', 1, False, 'Xie et al., AAAI 2019', ('textures',), 2., shown=('A.3',)),
     'ivrnn': Row('Improved Conditional VRNN', 'IVRNN', 'ivrnn', 'IVRNN', 2, False, 'Castrejón, Ballas and Courville, ICCV 2019', ('diversity-iper', 'iper', 'bair'), 7., shown=('A.2', 'A.4')),
-    'savp': Row('Stochastic Adversarial Video Prediction', 'SAVP', 'savp', 'SAVP', 2, False, 'Lee et al., 2018', ('diversity-iper', 'iper', 'bair')),
+    'savp': Row('Stochastic Adversarial Video Prediction', 'SAVP', 'savp', 'SAVP', 2, False, 'Lee et al., 2018', ('diversity-iper', 'iper', 'bair'), 5.),
     'srvp': Row('Stochastic Latent Residual Video Prediction', 'SRVP', 'srvp', 'SRVP', 8, False, 'Franceschi et al., ICML 2020', ('diversity-iper', 'iper', 'bair'), 4.),
     'mdgan': Row('Multi-Stage Dynamic GAN', 'MDGAN', 'mdgan', 'MDGAN', 1, True, 'Xiong et al., CVPR 2018', ('landscape',), 4., shown=('A.1',)),
     'dtvnet': Row('DTVNet', 'DTVNet', 'dtvnet', 'DTVNet', 1, False, 'Zhang et al., ECCV 2020', ('landscape',), 6., shown=('A.1',)),
