@@ -68,12 +68,8 @@ class Hypothesis(NamedTuple):
 def ratio(v): "Mean of the first column over mean of the second"; return v[:, 0].mean()/v[:, 1].mean()
 
 def over_seeds(parts, statistic=np.mean, repeats=500, seed=0) -> dict:
-    "A statistic of arrays (N, ...), one a seed, with the 95 % interval of a bootstrap over seeds and, within each, start frames"
-    parts = [np.asarray(p, float) for p in parts]; rng = np.random.default_rng(seed); draws = []
-    for _ in range(repeats):
-        some = [parts[i] for i in (rng.integers(len(parts), size=len(parts)) if len(parts) > 1 else [0])]
-        draws.append(statistic(np.concatenate([p[rng.integers(len(p), size=len(p))] for p in some])))
-    low, high = np.nanpercentile(draws, [2.5, 97.5]); return dict(value=float(statistic(np.concatenate(parts))), low=float(low), high=float(high), n=sum(map(len, parts)), seeds=len(parts))
+    "The mean over seeds of a statistic of arrays (N, ...), one a seed, with its 95 % interval over seeds and, within each, start frames"
+    return over_records([over_starts(p, statistic, repeats, seed) for p in parts])
 
 # %% ../nbs/18b_claims.ipynb #3780e266
 def train_command(ask, dataset, variant='', seed=0) -> str:

@@ -65,7 +65,7 @@ def over_starts(values, statistic=np.mean, repeats=500, seed=0) -> dict:
     "A statistic of values (N, ...) with its 95 % bootstrap interval over the first axis"
     v = np.asarray(values, float); rng = np.random.default_rng(seed)
     draws = [statistic(v[rng.integers(len(v), size=len(v))]) for _ in range(repeats)]
-    return dict(value=float(statistic(v)), low=float(np.percentile(draws, 2.5)), high=float(np.percentile(draws, 97.5)), n=len(v))
+    return dict(value=float(statistic(v)), low=float(np.nanpercentile(draws, 2.5)), high=float(np.nanpercentile(draws, 97.5)), n=len(v))
 
 # %% ../nbs/17a_obedience.ipynb #077ab479
 def _places(reader, frames):
