@@ -662,6 +662,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                 'i2v_paper.data.Clips.batch': ('data.html#clips.batch', 'i2v_paper/data.py'),
                                 'i2v_paper.data.Clips.factors_of': ('data.html#clips.factors_of', 'i2v_paper/data.py'),
                                 'i2v_paper.data.Clips.mirrored_batch': ('data.html#clips.mirrored_batch', 'i2v_paper/data.py'),
+                                'i2v_paper.data.Clips.videos': ('data.html#clips.videos', 'i2v_paper/data.py'),
                                 'i2v_paper.data.Windows': ('data.html#windows', 'i2v_paper/data.py'),
                                 'i2v_paper.data.Windows.__array__': ('data.html#windows.__array__', 'i2v_paper/data.py'),
                                 'i2v_paper.data.Windows.__getitem__': ('data.html#windows.__getitem__', 'i2v_paper/data.py'),

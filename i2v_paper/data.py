@@ -60,6 +60,8 @@ class Clips:
     mirrors: dict = field(default_factory=dict)     # factor -> function to its value in the mirror, where `MIRRORS` does not know it, or is wrong
 
     def __len__(self): return len(self.video)
+    @property
+    def videos(self): return range(len(self)) if self.drawn else self.factors['video']     # the video that each clip is of; a drawn one is one of its own
     def __repr__(self):
         n, frames, h, w, _ = self.video.shape
         return f'{self.name} ({"drawn stand-in" if self.drawn else "real"}): {n} clips of 1 + {frames - 1} frames, {self.size or h} x {self.size or w}'

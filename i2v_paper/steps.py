@@ -172,7 +172,8 @@ def _training(dataset, control, ablation, system, preset, seed, data_dir=''):
     given = {k: v for k, v in dict(dataset=dataset, preset=preset, control=control, ablation=ablation, system=system, seed=seed, data_dir=data_dir).items() if v}
     files = ('system',) if system else ('embedder', 'video') if ablation == 'cinn' else ('embedder', 'video', 'dynamics')
     module = f'compared.{SYSTEMS[system].module}' if system else ''; painter = MODULES.get(dataset, 'standins')
-    row = json.dumps({k: v for k, v in asdict(s).items() if k not in ('minutes', 'sources')}, sort_keys=True)
+    every = [k for k in asdict(s) if k not in ('minutes', 'sources')]; mine = every[:every.index('embed_dim')] if system and not borrows else every      # the others have networks of their own
+    row = json.dumps({k: getattr(s, k) for k in mine}, sort_keys=True)
     makes = (*(f'runs/{run}/{f}.safetensors' for f in files), f'runs/{run}/metrics.json#!scores,obedience,claims')
     trains = (('data', 'load_clips'), *((('compared.blocks', 'fit'), ('compared.systems', 'build_system')) if system else (('synthesis', 'train_run'),)))
     minutes = (SYSTEMS[system].wants if preset == 'quick' else 0.) if system else s.minutes

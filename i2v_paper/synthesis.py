@@ -163,13 +163,13 @@ def train_run(
     if stage == 'video': return
     file = run.path/'latents.safetensors'
     if not agreed(file.exists()):
-        latents = encode_clips(video, embedder, clips, s, seed, 1 if clips.drawn else 8, device, folder=run.path)
+        latents = encode_clips(video, embedder, clips, s, seed, device=device, folder=run.path)
         if world()[0] == 0:
             with atomic(file) as tmp: save_file(latents, tmp)
         wait()
     latents = load_file(file)
     if s.control: latents['eta'] = eta_of_latents(s.control, clips, latents)
-    return I2V(embedder, video, train_dynamics(run, s, latents, seed, device, None if clips.drawn else clips.factors['video'], epoch_of(clips, s.flow_each) if s.flow_each else 0), s)
+    return I2V(embedder, video, train_dynamics(run, s, latents, seed, device, clips.videos, epoch_of(clips, s.flow_each) if s.flow_each else 0), s)
 
 # %% ../nbs/14_synthesis.ipynb #8401d88e
 def gain(X, X_hat, x0):

@@ -120,9 +120,9 @@ class Latent(System):
             train_run(run, self.s, clips, seed, device, 'video')
         for stage, net, prefix in (('embedder', self.embedder, 'embedder/'), ('video', self.video, 'model/')): net.load_state_dict({k.removeprefix(prefix): v for k, v in load_file(run.file(stage)).items() if k.startswith(prefix)})
         if not file.exists():
-            with atomic(file) as tmp: save_file(encode_clips(self.video, self.embedder, clips, self.s, seed, 1 if clips.drawn else 8, device), tmp)
-        self.latents = load_file(file); self.held, self.fit_on = hold_out(len(self.latents['mu']), None if clips.drawn else clips.factors['video'], step_generator(seed, 'split', 0))
-        self.z_held = draw_z(self.latents, self.held, step_generator(seed, 'held-out', 0)); self.prior.fit_scale(self.latents['mu'][self.fit_on], self.latents['code'][self.fit_on])
+            with atomic(file) as tmp: save_file(encode_clips(self.video, self.embedder, clips, self.s, seed, device=device), tmp)
+        self.latents = load_file(file); self.held, self.fit_on = hold_out(len(self.latents['mu']), clips.videos, step_generator(seed, 'split', 0))
+        self.held = self.held[self.held < len(clips)]; self.z_held = draw_z(self.latents, self.held, step_generator(seed, 'held-out', 0)); self.prior.fit_scale(self.latents['mu'][self.fit_on], self.latents['code'][self.fit_on])
     def optimizers(self): return dict(all=adam(self.prior.parameters(), self.h.lr))
     def draw(self, clips, generator): return self.fit_on[torch.randint(len(self.fit_on), (self.h.batch,), generator=generator)]
     def training_step(self, clip, optimizers, step, steps, generator):
