@@ -80,7 +80,7 @@ class Settings:
     precision: str = 'fp32'; accumulate: int = 1     # or bf16 on a GPU; parts that a batch of the video stage is worked through in
     n_train: int = 0             # drawn clips to train on (stand-ins)
     n_test: int = 0              # held-out clips for the report
-    augment: tuple = ()          # of 'flip', 'crop', 'jitter'; real data only
+    augment: tuple = ()          # of 'flip', 'crop', 'jitter'; of drawn clips in stage 2 only, uncropped
     jitter: tuple = (0., 0., 0., 0.)   # strength of brightness, contrast, saturation, hue
     # stage 0, the embedder of x0
     embed_dim: int = 128
