@@ -174,7 +174,7 @@ _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidd
 _smoke = _paper | _tiny | V('ours: seconds', n_train=64, n_test=16, embed_steps=8, video_steps=8, critic_start=.5, flow_steps=20, nf=4, z_dim=8, warmup=2,
                             n_blocks=4, flow_hidden=32, embed_channels=(16, 16, 32, 32), embed_dim=16, video_batch=4, percep_frames=8)
 _quick = _paper | _tiny | V('ours: minutes', minutes=7., n_train=4000, embed_steps=200, video_steps=1000, critic_start=.8, flow_steps=1600)
-_small = _quick | V('ours: under an hour', minutes=57., frames=16, n_train=10_000, embed_steps=1000, video_steps=4000, critic_start=.05, z_dim=32, max_mult=8, enc_channels=(24, 48, 96, 96),
+_small = _quick | V('ours: an hour or two', minutes=57., frames=16, n_train=10_000, embed_steps=1000, video_steps=4000, critic_start=.05, z_dim=32, max_mult=8, enc_channels=(24, 48, 96, 96),
                       flow_steps=4000, grow_t=(1, 1, 1, 0, 1), enc_stride_t=(2, 2, 2), disc_stride_t=(2, 2, 2), disc_frames=16)
 
 _bair = V('authors: released configuration', jitter=(.1, .1, .1, 0.), video_epochs=55, embed_dim=64)
