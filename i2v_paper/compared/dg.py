@@ -65,6 +65,7 @@ class DG(System):
             return self.frames(self.states(self.states(s0, xi)[:, -1], noise)[:, 1:], c).unflatten(0, (len(context), n_futures))
 
 # %% ../../nbs/compared/dg.ipynb #acf241b2
+@torch.enable_grad()      # also where a whole evaluation has switched gradients off
 def overfit(
     system,           # a DG: its sizes are used, its weights are the start
     clips,            # (B, n_context + T, 3, S, S), the ones that will be judged
@@ -73,7 +74,7 @@ def overfit(
     seed=0,
 ):
     "The supplement's use of DG: a copy is fitted to the clips, and their reconstructions (B, n_futures, T, 3, S, S) are shown, drawn apart by Langevin noise"
-    net = copy.deepcopy(system).train(); opt = net.optimizers()['all']; h = net.h; u = net.infer(clips, 1, step_generator(seed, 'overfit', 0)); out = []
+    net = copy.deepcopy(system).train().requires_grad_(); opt = net.optimizers()['all']; h = net.h; u = net.infer(clips, 1, step_generator(seed, 'overfit', 0)); out = []
     for k in range(steps + n_futures):
         u = net.walk(clips, u, h.langevin, generator=step_generator(seed, 'overfit', k + 1)); frames = net.frames(net.states(u[1], u[0]), u[2])
         if k < steps: update(opt, (clips - frames).square().mean())
