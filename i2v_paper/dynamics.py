@@ -99,12 +99,12 @@ def draw_z(latents, idx, g):
     return mu + (logvar/2).exp()*torch.randn(mu.shape, generator=g)
 
 def hold_out(n, videos, g):
-    "Indices of a held-out tenth and of the rest of n latents, which are views of clips whose videos are given: whole videos, for clips of one are no news to each other, and whole clips"
+    "Indices of a held-out tenth, in one view of each clip, and of the rest of n latents, which are views of clips whose videos are given: whole videos, for clips of one are no news to each other, and whole clips"
     groups = range(n) if videos is None else videos
     if len(set(groups)) < 2: groups = range(len(groups) if len(groups) > 1 else n)            # of one video by clips, of one clip by views
     names = sorted(set(groups)); chosen = {names[i] for i in torch.randperm(len(names), generator=g)[:max(len(names)//10, 1)].tolist()}
     out = torch.tensor([groups[i % len(groups)] in chosen for i in range(n)])
-    return out.nonzero()[:, 0], (~out).nonzero()[:, 0]
+    return out[:len(groups)].nonzero()[:, 0], (~out).nonzero()[:, 0]
 
 def train_dynamics(
     run,               # a Run
@@ -117,7 +117,7 @@ def train_dynamics(
 ) -> Dynamics:
     "Stage 2 from wherever the run stands to its end"
     if s.ablation == 'cinn': return Prior()
-    n = len(latents['mu']); held, train = hold_out(n, videos, step_generator(seed, 'split', 0)); held = held[held < (n if videos is None else len(videos))]      # one view of each
+    held, train = hold_out(len(latents['mu']), videos, step_generator(seed, 'split', 0))
     steps = steps_of(s.flow_steps, s.flow_epochs, epoch or len(train), s.flow_batch); every, part = max(steps//50, 1), share(s.flow_batch)
     torch.manual_seed(seed); flow = Dynamics(s).to(device); flow.fit_scale(latents['code'][train]); best = Best(flow)
     opt = torch.optim.Adam(flow.parameters(), s.flow_lr, s.flow_betas, weight_decay=s.flow_weight_decay, amsgrad=s.flow_amsgrad, fused=True)

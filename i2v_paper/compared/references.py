@@ -122,7 +122,7 @@ class Latent(System):
         if not file.exists():
             with atomic(file) as tmp: save_file(encode_clips(self.video, self.embedder, clips, self.s, seed, device=device), tmp)
         self.latents = load_file(file); self.held, self.fit_on = hold_out(len(self.latents['mu']), clips.videos, step_generator(seed, 'split', 0))
-        self.held = self.held[self.held < len(clips)]; self.z_held = draw_z(self.latents, self.held, step_generator(seed, 'held-out', 0)); self.prior.fit_scale(self.latents['mu'][self.fit_on], self.latents['code'][self.fit_on])
+        self.z_held = draw_z(self.latents, self.held, step_generator(seed, 'held-out', 0)); self.prior.fit_scale(self.latents['mu'][self.fit_on], self.latents['code'][self.fit_on])
     def optimizers(self): return dict(all=adam(self.prior.parameters(), self.h.lr))
     def draw(self, clips, generator): return self.fit_on[torch.randint(len(self.fit_on), (self.h.batch,), generator=generator)]
     def training_step(self, clip, optimizers, step, steps, generator):
