@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_notebooks_have_the_sizes_of_good_ones():
 def test_no_output_is_older_than_its_code(path):
     noted = json.loads(anatomy.NOTES.read_text(encoding='utf-8'))
     assert noted.get(anatomy.key(path)) == anatomy.code_mark(path), f'the code of {path.name} has changed since its outputs were made: python tests/anatomy.py run {path.stem}'
+
+
+def test_no_output_shows_a_folder_of_the_machine_that_made_it():
+    bad = [p.name for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts
+           and any(f in json.dumps([c.get('outputs') for c in json.loads(p.read_text(encoding='utf-8'))['cells']]) for f in ('/tmp/', f'{tempfile.gettempdir()}/', f'{Path.home()}/', f'{ROOT}/'))]
+    assert not bad
 
 
 def test_a_change_of_code_is_noticed_and_one_of_comments_is_not(tmp_path):
