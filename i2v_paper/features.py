@@ -227,7 +227,7 @@ def feature_net(name,       # 'efflite0', 'stlpips-alex', 'stlpips-vgg' or 'vgg1
         if heads := [v for k, v in state.items() if k.startswith('lin')]: with_heads(net, heads)
     net.name, net.licence, net.sha256, net.trained_on = name, w.licence, w.sha256, w.trained_on
     net.n_params = sum(p.numel() for p in net.parameters())
-    return net.requires_grad_(False).eval()
+    return net.requires_grad_(False).eval().to(memory_format=torch.channels_last)     # sooner on a CPU
 
 # %% ../nbs/07_features.ipynb #7d732fce
 def unit(h):
