@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['KERNELS', 'VIDEO_WEIGHTS', 'BACKBONES', 'METRICS', 'DISTORTIONS', 'frechet', 'check_videos', 'to_float', 'to_bytes',
-           'resized', 'tiled', 'distinct', 'Backbone', 'find_weights', 'backbone', 'jackknife_interval',
-           'bootstrap_interval', 'clip_distances', 'clip_distance', 'pair_mse', 'pair_cosine', 'map_diversity',
-           'Metric', 'metric', 'responses', 'emphasis']
+           'resized', 'tiled', 'distinct', 'code_of_networks', 'kept', 'Backbone', 'find_weights', 'backbone',
+           'jackknife_interval', 'bootstrap_interval', 'clip_distances', 'clip_distance', 'pair_mse', 'pair_cosine',
+           'map_diversity', 'Metric', 'metric', 'responses', 'emphasis']
 
 # %% ../nbs/16_metrics.ipynb #54db9afb
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+import i2v_paper
 from .core import CACHE, Problem, atomic, nearest, shown
 from .dtfvd import load_backbone, sha256
 from .features import WEIGHTS, Weights, PerceptualDistance, blurred, feature_net
@@ -84,6 +86,23 @@ def distinct(clips):
         back.append(seen[key])
     return torch.tensor(which), torch.tensor(back)
 
+@lru_cache
+def code_of_networks():
+    "SHA-256 of the source of all that stands between clips and their numbers"
+    return hashlib.sha256(b''.join((Path(i2v_paper.__file__).parent/f'{m}.py').read_bytes() for m in ('metrics', 'features', 'i3d', 'inception'))).hexdigest()
+
+def kept(cache, key, sets, make):
+    "{name: tensor} of `sets`, {name: tuple of tensors}: read from the folder `cache` if they were made of the same contents, under the same key, by the same code; `make(names)` makes the others"
+    if cache is None: return make(list(sets))
+    def file(contents):
+        h = hashlib.sha256(repr((key, code_of_networks(), [(tuple(v.shape), str(v.dtype)) for v in contents])).encode())
+        for v in contents: h.update(v.contiguous().numpy())
+        return Path(cache)/f'{h.hexdigest()[:32]}.npy'
+    files = {k: file(v) for k, v in sets.items()}; made = make(missing) if (missing := [k for k, f in files.items() if not f.exists()]) else {}
+    for k, v in made.items():
+        with atomic(files[k]) as tmp, open(tmp, 'wb') as f: np.save(f, v.numpy())
+    return {k: made[k] if k in made else torch.from_numpy(np.load(f)) for k, f in files.items()}
+
 @dataclass
 class Backbone:
     "A frozen network that turns videos into features, and what a number made with it has to tell"
@@ -102,22 +121,18 @@ class Backbone:
 
     @torch.no_grad()
     def features(self, videos, batch=16, cache=None):
-        "(N, d), or (N, T, d) of image networks; equal clips (frames) are computed once. Kept in the folder `cache`, under the content of the videos"
+        "(N, d), or (N, T, d) of image networks; equal clips (frames) are computed once. `kept` in the folder `cache`"
         videos = check_videos(videos).cpu()
-        if cache is not None:
-            key = hashlib.sha256(repr((self.name, self.sha256, self.size, self.kernel, self.frames, tuple(videos.shape), str(videos.dtype))).encode() + videos.contiguous().numpy().tobytes()).hexdigest()
-            file = Path(cache)/f'{key[:32]}.npy'
-            if file.exists(): return torch.from_numpy(np.load(file))
+        return kept(cache, (self.name, self.sha256, self.size, self.kernel, self.frames), dict(f=(videos,)), lambda _: dict(f=self.compute(videos, batch)))['f']
+
+    def compute(self, videos, batch=16):
         many = videos.flatten(0, 1)[:, None] if self.each_frame else videos            # an image network's clips are single frames
         out, (which, back) = [], distinct(many)
         for chunk in many[which].split(batch*(videos.shape[1] if self.each_frame else 1)):
             X = tiled(resized(to_float(chunk).to(self.device), self.size, self.kernel), self.frames)
             out.append((self.net(X[:, 0]) if self.each_frame else self.net(X)).float().cpu())
         f = torch.cat(out)[back]
-        if self.each_frame: f = f.unflatten(0, videos.shape[:2])
-        if cache is not None:
-            with atomic(file) as tmp, open(tmp, 'wb') as h: np.save(h, f.numpy())
-        return f
+        return f.unflatten(0, videos.shape[:2]) if self.each_frame else f
 
 # %% ../nbs/16_metrics.ipynb #51003a00
 VIDEO_WEIGHTS = {       # beyond those of `features.WEIGHTS`

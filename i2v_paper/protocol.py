@@ -22,7 +22,7 @@ from .core import CACHE, RUNS, Problem, Progress, Run, nearest, run_name, world,
 from .data import load_clips
 from .dtfvd import WEIGHTS_FOLDER
 from .features import WEIGHTS, PerceptualDistance, feature_net, lpips
-from .metrics import METRICS, VIDEO_WEIGHTS, backbone, bootstrap_interval, clip_distances, frechet, jackknife_interval, map_diversity, metric, pair_mse, to_bytes, to_float
+from .metrics import METRICS, VIDEO_WEIGHTS, backbone, bootstrap_interval, clip_distances, frechet, jackknife_interval, kept, map_diversity, metric, pair_mse, to_bytes, to_float
 from .released import PREFIX
 from .scale import agreed, mine, together, totals
 from .show import contact_sheet, table
@@ -167,11 +167,11 @@ def measure(
         floor = frechet(flat(f['real']), flat(f['other']))
         for k in sets: add(k, frechet(flat(f['real']), flat(f[k])), *jackknife_interval(f['real'], f[k], groups=8 if net.each_frame else 20), floor)
         return out
-    if row.kind == 'distance': values = clip_distances(net, m.real, {k: v[:, 0] for k, v in sets.items()})
+    if row.kind == 'distance': values = kept(cache, (inner.name, tells['sha256'], net.layers, net.size), {k: (m.real, v[:, 0]) for k, v in sets.items()}, lambda names: clip_distances(net, m.real, {k: sets[k][:, 0] for k in names}))
     elif row.kind == 'diversity': values = {k: row.scale*pair_mse(net.features(v.flatten(0, 1), cache=cache).double().unflatten(0, (len(v), n))) for k, v in sets.items()}
     else:                                                                       # MSE and cosine come from the same maps
         key = tells['sha256'], tuple(sets)
-        if key not in m.seen: m.seen[key] = {k: map_diversity(net, v) for k, v in sets.items()}
+        if key not in m.seen: m.seen[key] = kept(cache, ('maps', tells['sha256']), {k: (v,) for k, v in sets.items()}, lambda names: {k: torch.stack(map_diversity(net, sets[k])) for k in names})
         values = {k: v[row.how == 'cosine'] for k, v in m.seen[key].items()}
     values = {k: whole(torch.as_tensor(v), m.at) for k, v in values.items()}
     true = values['true futures'].mean().item() if 'true futures' in values else None
@@ -216,8 +216,8 @@ def keep_scores(run: Run, records, /, **context):
     "Adds records to the `scores` of a run's metrics.json; older ones of the same metric and system are replaced"
     file = run.path/'metrics.json'; old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
     fresh = {(r['metric'], r['system']) for r in records}
-    kept = [r for r in old.get('scores', []) if (r['metric'], r['system']) not in fresh]
-    write_json(file, old | {'scores': kept + [r | context for r in records]})
+    others = [r for r in old.get('scores', []) if (r['metric'], r['system']) not in fresh]
+    write_json(file, old | {'scores': others + [r | context for r in records]})
 
 # %% ../nbs/17_protocol.ipynb #28200f29
 def evaluation_plan(run, s, nets, left, n_clips, n_futures, data_dir='', device='cpu'):
