@@ -113,11 +113,15 @@ def directions(told, free, clips, n=4, seed=0, n_starts=48) -> dict:
     share = lambda q: [float((q == k).mean()) for k in range(4)]
     return dict(error=over_starts(error, np.median), least=over_starts(quadrant, lambda q: min(share(q))), quadrants=share(quadrant), bin=2.5)
 
+def _queries(clips, n_starts):
+    "The first clips, their land, and direction and speed of their winds"
+    which = range(min(n_starts, len(clips))); clip, land = clips.batch(which), _land(clips, which)
+    return clip, land, factor_values('direction', clips.factors)[:len(clip)], find_wind(clip, land)[1]
+
 @torch.no_grad()
 def keeps_speed(told, clips, seed=0, n_starts=48) -> dict:
     "Correlation of the speed of results with that of the query, with the query's nu and with a fresh one, both under a new direction; and their direction errors (supplement A.5)"
-    which = range(min(n_starts, len(clips))); clip, land = clips.batch(which), _land(clips, which); x0 = clip[:, 0]
-    direction = factor_values('direction', clips.factors)[:len(x0)]; new = (direction + np.pi/2) % (2*np.pi); speed = find_wind(clip, land)[1]
+    clip, land, direction, speed = _queries(clips, n_starts); x0, new = clip[:, 0], (direction + np.pi/2) % (2*np.pi)
     kept = told.transfer(clip, x0, eta('direction', direction), eta('direction', new))[:, None]; fresh = told.futures(x0, 1, seed, eta=eta('direction', new)); out = {}
     for name, X in (('kept', kept), ('fresh', fresh)):
         d, v = _winds(x0, X, land)
@@ -129,8 +133,7 @@ def keeps_speed(told, clips, seed=0, n_starts=48) -> dict:
 @torch.no_grad()
 def speed_by_turn(told, clips, turns=(0, 10, 30, 90, 180), n_starts=48) -> dict:
     "Correlation of a query's speed with that of the result under its own nu and a direction turned by so many degrees: turn -> value with interval"
-    which = range(min(n_starts, len(clips))); clip, land = clips.batch(which), _land(clips, which); x0 = clip[:, 0]; out = {}
-    direction = factor_values('direction', clips.factors)[:len(x0)]; speed = find_wind(clip, land)[1]
+    clip, land, direction, speed = _queries(clips, n_starts); x0, out = clip[:, 0], {}
     for turn in turns:
         X = told.transfer(clip, x0, eta('direction', direction), eta('direction', (direction + np.radians(turn)) % (2*np.pi)))[:, None]
         out[turn] = over_starts(np.stack([speed, _winds(x0, X, land)[1][:, 0]], 1), lambda p: np.corrcoef(p.T)[0, 1])

@@ -6,7 +6,7 @@
 __all__ = ['CUT', 'OURS', 'TOLD', 'RIVALS', 'SMOKE', 'MINUTES', 'KINDS', 'CALLED', 'AHEAD', 'Code', 'Step', 'digest_of',
            'paper_runs', 'paper_steps', 'chosen', 'Notes', 'survey', 'expected', 'plan_table', 'plan_words', 'call',
            'jobs_of', 'run_steps', 'publish_run', 'complete_sources', 'place_for', 'seeds_of', 'open_reproduction',
-           'title_of', 'run_order', 'summary', 'page', 'makefile', 'write_makefile']
+           'title_of', 'run_order', 'summary', 'took', 'page', 'write_pages', 'makefile', 'write_makefile']
 
 # %% ../nbs/24_steps.ipynb #2fc140a0
 import ast, ctypes, hashlib, json, os, re, signal, subprocess, sys, tempfile, time
@@ -457,9 +457,13 @@ def summary(outcome) -> str:
     "'12 made, 3 up to date, 1 failed'"
     words = [v.split(':')[0] for v in outcome.values()]; return ', '.join(f'{words.count(w)} {w}' for w in dict.fromkeys(words))
 
-def page(steps, outcome, notes, title) -> str:
-    "The one-page report, Markdown: what was made, what failed and why, claims, links"
-    link = lambda f, text: f'[{text}]({os.path.relpath(f, notes.where.parent)})'; out = [f'# {title}', f'{summary(outcome)}. Commit `{(provenance()["commit"] or "not known")[:12]}`.']
+def took(seconds, notes, steps, jobs) -> str:
+    "How long the command ran, and how long its steps would take one after another"
+    return f'The command ran for {seconds/60:.0f} minutes, {jobs} {"step" if jobs == 1 else "trainings or evaluations"} at a time ({os.cpu_count()} processors); the steps as they stand took {sum(notes.of(n).get("seconds") or 0 for n in steps)/60:.0f} minutes in sum.'
+
+def page(steps, outcome, notes, title, time='', public=False) -> str:
+    "The one-page report, Markdown: what was made, what failed and why, claims, links; `public`: as it stands beside tables and figures, without links into the runs"
+    link = lambda f, text: f'[{text}]({os.path.relpath(f, notes.out if public else notes.where.parent)})'; out = [f'# {title}', f'{summary(outcome)}. Commit `{(provenance()["commit"] or "not known")[:12]}`. {time}'.rstrip()]
     bad = {n: v for n, v in outcome.items() if v.startswith(('failed', 'not tried'))}
     if bad: out += ['## What is missing', '\n'.join(f'- **{n}** {v.splitlines()[0]}' + (f' ({"; ".join(v.splitlines()[1:])})' if len(v.splitlines()) > 1 else '') + f'. Again: `{steps[n].command()}`' for n, v in bad.items())]
     results = json.loads(f.read_text(encoding='utf-8')) if (f := notes.out/'results.json').exists() else {}
@@ -468,9 +472,17 @@ def page(steps, outcome, notes, title) -> str:
     for kind, head in (('table', 'Tables'), ('figure', 'Figures'), ('claim', 'Claims in full')):
         made = [link(f, Path(f).stem) for n, s in steps.items() if s.kind == kind and outcome[n] in ('made', 'up to date') for f in [notes.out/s.makes[0].removeprefix('out/')]]
         if made: out += [f'## {head}', ' · '.join(made)]
-    runs = [(n, outcome[n].split(':')[0], f'{notes.of(n)["seconds"]/60:.1f}' if notes.of(n).get('seconds') else '', link(notes.run_of(s).path/f'{s.notebook}.ipynb', 'report')) for n, s in steps.items() if s.kind == 'run' and (notes.run_of(s).path/f'{s.notebook}.ipynb').exists()]
+    runs = [(n, outcome[n].split(':')[0], f'{notes.of(n)["seconds"]/60:.1f}' if notes.of(n).get('seconds') else '', '' if public else link(notes.run_of(s).path/f'{s.notebook}.ipynb', 'report')) for n, s in steps.items() if s.kind == 'run' and (notes.run_of(s).path/f'{s.notebook}.ipynb').exists()]
     if runs: out += ['## Runs', table(runs, ['', '', 'minutes', '']).data]
     return '\n\n'.join(out) + '\n'
+
+def write_pages(folder, steps, outcome, notes, given, time) -> str:
+    "Writes report.md and, if the whole paper was asked for and something was made, reproduce-<preset>.md beside tables and figures; returns the report"
+    text = page(steps, outcome, notes, title_of(given), time); (folder.path/'report.md').write_text(text, encoding='utf-8')
+    if not (given['only'] or given['alone']) and 'made' in outcome.values():
+        name = f'reproduce-{given["preset"]}.md'; (notes.out/name).write_text(page(steps, outcome, notes, title_of(given), time, public=True), encoding='utf-8')
+        note_sources(notes.out, {name: dict(command=command_of('reproduce', {k: given[k] for k in ('preset', 'seeds')}, seeds='0'), commit=provenance()['commit'])})
+    return text
 
 def makefile(steps, given) -> str:
     "The steps as a Makefile: every recipe is one papermill call; those that write to one folder follow each other"
