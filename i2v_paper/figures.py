@@ -240,20 +240,21 @@ def others(e, ask, clip):
     for key in e.systems:
         run = named(ask, e.dataset, key)
         if not (run.path/'run.json').exists(): left.append(f'{SYSTEMS[key]} ({training(ask, e.dataset, system=key)})'); continue
-        from i2v_paper.compared.systems import load_system
+        from i2v_paper.compared.dg import overfit; from i2v_paper.compared.systems import load_system
         try: net = load_system(run)
         except Problem as p: left.append(f'{SYSTEMS[key]}: {str(p).splitlines()[0]}'); continue
         k, T = net.n_context, clip.shape[1] - 1; shown = clip[:, :min(k, T)]                           # who has seen all of a clip shows x0 and its own version of the rest
         if k > T: shown = clip[:, :1]
         X = net.sample(clip[:, :k], T + 1 - shown.shape[1], 1, ask.seed)[:, 0]; runs.append(run)
-        found[SYSTEMS[key] + ('' if k == 1 else f', sees {k}' if k <= T else ', sees all')] = torch.cat([shown, X], 1)
+        if key == 'dg' and k <= T: found['DG, fitted'] = torch.cat([shown, overfit(net, clip, 10 if ask.preset == 'smoke' else 400, 1, ask.seed)[:, 0]], 1)
+        found[SYSTEMS[key] + (', from x0' if key == 'dg' and k == 1 else '' if k == 1 else f', sees {k}' if k <= T else ', sees all')] = torch.cat([shown, X], 1)
     return found, runs, left
 
 def comparison(e, ask):
     "Truth, ours and the compared systems, a column each"
     system, clips, run = trained(ask, e.dataset); which = spread_out(ask.n_starts, len(clips)); clip, X = futures(system, clips, which, 1, ask); found, runs, left = others(e, ask, clip)
     return _plate(e, {f'{i}': [clip[k], X[k, 0], *(v[k] for v in found.values())] for k, i in enumerate(which)}, ['truth', 'ours', *found],
-                  SPACED.format(n=len(clips)) + (f' Not trained here and so not shown: {"; ".join(left)}.' if left else ''), [run, *runs], clips)
+                  SPACED.format(n=len(clips)) + (' DG is shown as the supplement uses it, fitted to the very clip that it shows, and as a predictor from x0 alone.' if 'DG, fitted' in found else '') + (f' Not trained here and so not shown: {"; ".join(left)}.' if left else ''), [run, *runs], clips)
 
 def true_long(clips, i, frames, T, size):
     "The true clip of held-out clip i over so many frames, (frames+1, S, S, 3); None of a real clip"
