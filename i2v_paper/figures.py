@@ -240,13 +240,15 @@ def others(e, ask, clip):
     for key in e.systems:
         run = named(ask, e.dataset, key)
         if not (run.path/'run.json').exists(): left.append(f'{SYSTEMS[key]} ({training(ask, e.dataset, system=key)})'); continue
-        from i2v_paper.compared.dg import overfit; from i2v_paper.compared.systems import load_system
+        from i2v_paper.compared.systems import load_system
         try: net = load_system(run)
         except Problem as p: left.append(f'{SYSTEMS[key]}: {str(p).splitlines()[0]}'); continue
         k, T = net.n_context, clip.shape[1] - 1; shown = clip[:, :min(k, T)]                           # who has seen all of a clip shows x0 and its own version of the rest
         if k > T: shown = clip[:, :1]
         X = net.sample(clip[:, :k], T + 1 - shown.shape[1], 1, ask.seed)[:, 0]; runs.append(run)
-        if key == 'dg' and k <= T: found['DG, fitted'] = torch.cat([shown, overfit(net, clip, 10 if ask.preset == 'smoke' else 400, 1, ask.seed)[:, 0]], 1)
+        if key == 'dg' and k <= T:
+            from i2v_paper.compared.dg import overfit
+            found['DG, fitted'] = torch.cat([shown, overfit(net, clip, 10 if ask.preset == 'smoke' else 400, 1, ask.seed)[:, 0]], 1)
         found[SYSTEMS[key] + (', from x0' if key == 'dg' and k == 1 else '' if k == 1 else f', sees {k}' if k <= T else ', sees all')] = torch.cat([shown, X], 1)
     return found, runs, left
 

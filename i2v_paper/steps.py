@@ -163,7 +163,7 @@ def paper_runs(preset) -> list:
     there = written()
     return [*((d, '', '', '') for d in OURS), *((d, c, '', '') for d, c in TOLD.items()), *(('bair', '', a, '') for a in ('cinn', 'x0', 'adain')), *((d, '', '', n) for n, d in RIVALS if n in there)]
 
-MINUTES = dict(evaluate=5., obey=2., publish=.4, tables=.1, figures=.6, claims=3.)      # where no one has measured it here; without training
+MINUTES = dict(evaluate=1.5, obey=.5, publish=.15, tables=.1, figures=.15, claims=.4)      # where no one has measured it here; without training
 
 # %% ../nbs/24_steps.ipynb #b5432cfa
 def _training(dataset, control, ablation, system, preset, seed, data_dir=''):
@@ -176,7 +176,7 @@ def _training(dataset, control, ablation, system, preset, seed, data_dir=''):
     row = json.dumps({k: getattr(s, k) for k in mine}, sort_keys=True)
     makes = (*(f'runs/{run}/{f}.safetensors' for f in files), f'runs/{run}/metrics.json#!scores,obedience,claims')
     trains = (('data', 'load_clips'), *((('compared.blocks', 'fit'), ('compared.systems', 'build_system')) if system else (('synthesis', 'train_run'),)))
-    minutes = (SYSTEMS[system].wants if preset == 'quick' else 0.) if system else s.minutes
+    minutes = (SYSTEMS[system].wants if preset == 'quick' else 0.) if system else s.minutes*(.25 if borrows else 1)      # with stages 0 and 1 of another run
     base = f'train-{dataset}' + (f'-s{seed}' if seed else ''); wants = (base,) if borrows and f'train-{name}' != base else ()
     return run, Step(f'train-{name}', 'train', given, 'run', makes, (), wants, minutes, tuple(filter(None, (module, painter))), trains, row)
 
@@ -472,8 +472,8 @@ def page(steps, outcome, notes, title, time='', public=False) -> str:
     for kind, head in (('table', 'Tables'), ('figure', 'Figures'), ('claim', 'Claims in full')):
         made = [link(f, Path(f).stem) for n, s in steps.items() if s.kind == kind and outcome[n] in ('made', 'up to date') for f in [notes.out/s.makes[0].removeprefix('out/')]]
         if made: out += [f'## {head}', ' · '.join(made)]
-    runs = [(n, outcome[n].split(':')[0], f'{notes.of(n)["seconds"]/60:.1f}' if notes.of(n).get('seconds') else '', '' if public else link(notes.run_of(s).path/f'{s.notebook}.ipynb', 'report')) for n, s in steps.items() if s.kind == 'run' and (notes.run_of(s).path/f'{s.notebook}.ipynb').exists()]
-    if runs: out += ['## Runs', table(runs, ['', '', 'minutes', '']).data]
+    runs = [(n, outcome[n].split(':')[0], f'{notes.of(n)["seconds"]/60:.1f}' if notes.of(n).get('seconds') else '', link(notes.run_of(s).path/f'{s.notebook}.ipynb', 'report')) for n, s in steps.items() if s.kind == 'run' and (notes.run_of(s).path/f'{s.notebook}.ipynb').exists()]
+    if runs: out += ['## Runs', table([r[:3] for r in runs] if public else runs, ['', '', 'minutes', ''][:3 if public else 4]).data]
     return '\n\n'.join(out) + '\n'
 
 def write_pages(folder, steps, outcome, notes, given, time) -> str:
