@@ -45,11 +45,12 @@ def results(name='results.json') -> dict:
 
 def results_table():
     "A Markdown table of the committed runs: data, preset, time, and what `examine` found, with the command that makes each"
-    rows = ['| run | gain over repeating x0 | futures: spread, motion (truth = 1) | residuals: mean, std | minutes | command |', '|---|---|---|---|---|---|']
+    rows = ['| run | gain over repeating x0 | futures: spread, motion (truth = 1) | residuals: mean, std | minutes; of CPU | command |', '|---|---|---|---|---|---|']
     cost = results('costs.json').get('runs', {})
     for name, r in results().get('runs', {}).items():
+        c = cost.get(name) or r; minutes = f'{c["minutes"]:.1f}; ' + (f'{c["cpu_minutes"]:.1f}' if c.get('cpu_minutes') else '–')
         ratio = f'{r["spread_ratio"]:.2f}, {r["motion_ratio"]:.2f}' if 'spread_ratio' in r else f'-, {r["motion_ratio"]:.2f}'
-        rows.append(f'| {name} ({r["data"]}) | {r["gain"]:+.1f} dB (n = {r["n"]}) | {ratio} | {r["nu"]["mean"]:+.2f}, {r["nu"]["std"]:.2f} | {(cost.get(name) or r)["minutes"]:.1f} | `{r["command"]}` |')
+        rows.append(f'| {name} ({r["data"]}) | {r["gain"]:+.1f} dB (n = {r["n"]}) | {ratio} | {r["nu"]["mean"]:+.2f}, {r["nu"]["std"]:.2f} | {minutes} | `{r["command"]}` |')
     return Markdown('\n'.join(rows))
 
 def scores_of(run: str):
