@@ -172,7 +172,7 @@ def measure(
     else:                                                                       # MSE and cosine come from the same maps
         key = tells['sha256'], tuple(sets)
         if key not in m.seen: m.seen[key] = kept(cache, ('maps', tells['sha256']), {k: (v,) for k, v in sets.items()}, lambda names: {k: torch.stack(map_diversity(net, sets[k])) for k in names})
-        values = {k: v[row.how == 'cosine'] for k, v in m.seen[key].items()}
+        values = {k: v[int(row.how == 'cosine')] for k, v in m.seen[key].items()}
     values = {k: whole(torch.as_tensor(v), m.at) for k, v in values.items()}
     true = values['true futures'].mean().item() if 'true futures' in values else None
     for k in sets: add(k, values[k].mean().item(), *bootstrap_interval(values[k]), true)

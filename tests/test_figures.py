@@ -74,8 +74,8 @@ def test_a_missing_run_is_named_with_its_command(tmp_path, name):
 
 
 def test_another_preset_is_named_and_not_used(ask):
-    with pytest.raises(Problem, match='-p preset smoke'): figure('iper_samples', replace(ask, preset='small'))
-    with pytest.raises(Problem) as e: figure('fire', replace(ask, preset='small'))
+    with pytest.raises(Problem, match='-p preset smoke'): figure('iper_samples', replace(ask, preset='paper'))
+    with pytest.raises(Problem) as e: figure('fire', replace(ask, preset='paper'))
     assert 'draw from what is there' not in str(e.value)
 
 
