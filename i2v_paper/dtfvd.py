@@ -88,7 +88,7 @@ def train_backbone(
     "The backbone from wherever the run stands to its end (supplement C.3)"
     names = classes_of(train); labels = torch.as_tensor(np.asarray(train.factors['label'])).long()
     if (unknown := sorted(set(classes_of(test)) - set(names))): raise Problem(f'the test set has classes that the training set lacks: {", ".join(unknown)}\nremove them from TEST, or add them to TRAIN')
-    torch.manual_seed(seed); net = I3D(len(names), s.width, s.frames, s.dropout).to(device, memory_format=torch.channels_last_3d); every = max(s.steps//30, 1)
+    torch.manual_seed(seed); net = I3D(len(names), s.width, s.frames, s.dropout).to(device); every = max(s.steps//30, 1)
     opt = torch.optim.AdamW(net.parameters(), s.lr, weight_decay=s.weight_decay, fused=True)
     def step(k, g):
         set_learning_rate(opt, s.lr*min((k + 1)/s.warmup, 1)*(1 + math.cos(math.pi*k/s.steps))/2); net.train()
@@ -164,7 +164,7 @@ def load_backbone(
     net = I3D(card['n_classes'], card['width'], card['frames'])
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     net.card = card
-    return net.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)       # sooner on a CPU, as in training
+    return net.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)       # sooner on a CPU
 
 # %% ../nbs/15b_dtfvd.ipynb #6a0df868
 def wilson(p, n, z=1.96):

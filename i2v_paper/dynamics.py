@@ -149,7 +149,7 @@ def train_embedder(
     device='cpu',
 ):
     "The image autoencoder on single frames of the clips, from wherever the run stands to its end"
-    torch.manual_seed(seed); e = build_embedder(s).to(device, memory_format=torch.channels_last)
+    torch.manual_seed(seed); e = build_embedder(s).to(device)
     opt = torch.optim.Adam(e.parameters(), s.embed_lr, fused=True)
     distance = PerceptualDistance(feature_net(s.perceptual), s.percep_layers).to(device) if s.embed_percep else None; part = share(s.embed_batch)
     def step(k, g):
