@@ -126,6 +126,7 @@ class Backbone:
         return kept(cache, (self.name, self.sha256, self.size, self.kernel, self.frames), dict(f=(videos,)), lambda _: dict(f=self.compute(videos, batch)))['f']
 
     def compute(self, videos, batch=16):
+        "What `features` gives, whether it is kept or not"
         many = videos.flatten(0, 1)[:, None] if self.each_frame else videos            # an image network's clips are single frames
         out, (which, back) = [], distinct(many)
         for chunk in many[which].split(batch*(videos.shape[1] if self.each_frame else 1)):
