@@ -187,8 +187,9 @@ _drift = V('ours: what drifts is learned slowly, by many steps of fewer frames',
            **{k: _quick[k] for k in ('frames', 'z_dim', 'max_mult', 'enc_channels', 'enc_stride_t', 'grow_t', 'disc_stride_t', 'disc_frames')}, grow_s=(1, 1, 0, 1, 0))
 _limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800, minutes=8.)
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else V())
+_sky = V('ours: critics that join earlier sharpen more with every piece of a chain', critic_start=.9)
 _reach = V('ours: the end of a clip, where the arm is told to be, is learned last', video_steps=6000, minutes=85.)
-_small_of = lambda d: _small | (_drift if d in (*TEXTURES, 'dtdb', 'landscape') else _reach if d == 'bair' else V())
+_small_of = lambda d: _small | (_drift | (_sky if d == 'landscape' else V()) if d in (*TEXTURES, 'dtdb', 'landscape') else _reach if d == 'bair' else V())
 
 _each = {'bair': (1, 1), 'iper': (60, 80), 'landscape': (10, 10), 'dtdb-fire': (80, 40), 'dtdb-vegetation': (55, 40), 'dtdb-waterfall': (120, 30), 'dtdb-clouds': (100, 50)}
 _epoch = {d: _released(video_each=v, flow_each=f) for d, (v, f) in _each.items()}             # clips of each video in an epoch

@@ -447,7 +447,7 @@ def paint_landscape(look, move, time, size):
     name = list(PALETTES)[palette]
     zenith, horizon, lit, dark, sun = (np.array(c)*u(.92, 1.05) for c in PALETTES[name])
     fast, free, mode = move.uniform() < .1, move.uniform(0, 2*np.pi), int(move.integers(2))
-    speed = move.uniform(.6, .9) if fast else move.uniform(.15, .4)
+    speed = move.uniform(.4, .6) if fast else move.uniform(.08, .28)
     direction = free if WINDS[name] is None else (WINDS[name][mode] + move.normal(0, .12)) % (2*np.pi)
     f = drifting_field(look, move, time, size, 3.8, (speed*np.cos(direction), -speed*np.sin(direction)), .6 if fast else .9, 1.6)
     level = u(.55, .75)
