@@ -14,7 +14,7 @@ from i2v_paper.core import Problem
 from i2v_paper.data import load_clips
 from i2v_paper.formats import BOX_LOW, BOX_SPAN
 from i2v_paper.sources import EVALUATION, LAYOUTS, VALIDATION, eval_notes, evaluation_windows, split_clips, video_of
-from i2v_paper.standins import ACTIONS, JOINTS, MODULES, STANDINS, TEST_SEED, clothes, find_standin, paint_body, start_pose, stream, to_bytes
+from i2v_paper.standins import ACTIONS, JOINTS, MODULES, STANDINS, TEST_SEED, clothes, find_standin, measure_wind, paint_body, start_pose, stream, to_bytes
 
 T, SIZE = 8, 32
 REAL = Path(os.environ.get('I2V_TEST_DATA') or 'nowhere')
@@ -391,6 +391,18 @@ def test_real_sky_timelapse(tmp_path):
     assert x.shape == (2, 17, 3, 64, 64) and torch.equal(x[0, 0], want)
     step, jump = x.diff(dim=1).abs().mean(), (x[0] - x[1]).abs().mean()
     assert 0 < step < jump                                                   # neighbouring frames are alike, different skies are not
+
+
+@needs_real
+def test_drawn_winds_blow_as_real_ones_do(tmp_path):
+    "Skies drawn for a clip move about as far as real ones in 32 frames"
+    clips = [load_clips('landscape', s, 32, 64, data_dir=REAL/'sky_timelapse', cache=tmp_path, report=None) for s in ('train', 'test')]
+    speeds = []
+    for film in {c.factors['video'][i]: c.batch([i])[0] for c in clips for i in range(len(c))}.values():
+        video = ((film + 1)*127.5).permute(0, 2, 3, 1).numpy(); still = video.std(0).mean((1, 2)); land = np.zeros((64, 64), bool)
+        land[max(16, int((still > .35*still.max()).argmin()) or 64):] = True                                        # below the rows that change
+        speeds.append(measure_wind(video, land)[1])
+    assert len(speeds) == 8 and .06 < min(speeds) < max(speeds) < .3 and .12 < np.median(speeds) < .22, speeds
 
 
 # --- the other data sets, in the layouts in which they are published
