@@ -65,7 +65,7 @@ def check_parameters(
         value = space[name]
         if isinstance(want, tuple) and value not in want:
             raise Problem(f'{name} = {value!r} is not a choice: {nearest(value, want)}')
-        if isinstance(want, type) and (not isinstance(value, want) or isinstance(value, bool) is not (want is bool)):
+        if isinstance(want, type) and (not isinstance(value, (int, float) if want is float else want) or isinstance(value, bool) is not (want is bool)):
             raise Problem(f'{name} = {value!r} is a {type(value).__name__}; it must be a {want.__name__}, for example -p {name} {want()!r}')
     return {name: space[name] for name in expected}
 

@@ -201,7 +201,7 @@ class Pair(NamedTuple):
     "A run without control, one with control or None, held-out clips, and a reader of fingertips for the arm"
     free: object; told: object; clips: object; reader: object; run: Run; words: str
 
-def released_pair(where, device='cpu', runs=RUNS) -> Pair:
+def released_pair(where, device='cpu', runs=RUNS, n_starts=0) -> Pair:
     "The authors' weights of a folder, and those that are told the end point where they lie beside them, as a `Pair` on drawn clips"
     run = released_run(where, runs=runs); run.note(); free = load_run(run, device); s = free.settings; told = None
     if s.control: raise Problem(f'{where} is the flow that is told\ngive the folder of the data set, which holds both')
@@ -209,17 +209,17 @@ def released_pair(where, device='cpu', runs=RUNS) -> Pair:
     except Problem as e:
         if s.dataset == 'bair' and 'stage2_control' not in str(e): raise
     words = f"{run.path.name}, the authors' weights on drawn stand-ins, which they were not trained on" + (', and the flow that is told the end point' if told else '; nothing is told')
-    return Pair(free, told, load_clips(s.dataset, 'test', s.frames, s.size, n=s.n_test, report=None), tip_reader(s.size) if s.dataset == 'bair' else None, run, words)
+    return Pair(free, told, load_clips(s.dataset, 'test', s.frames, s.size, n=max(s.n_test, n_starts), report=None), tip_reader(s.size) if s.dataset == 'bair' else None, run, words)
 
-def open_pair(dataset, preset, seed=0, device='cpu', runs=RUNS, run='') -> Pair:
-    "The runs that a data set, a preset and a seed name, or the authors' weights of `run` official:<folder>, as a `Pair`; `Problem` if there is none, or if it is of real clips"
-    if run.startswith(PREFIX): return released_pair(run, device, runs)
+def open_pair(dataset, preset, seed=0, device='cpu', runs=RUNS, run='', n_starts=0) -> Pair:
+    "The runs that a data set, a preset and a seed name, or the authors' weights of `run` official:<folder>, as a `Pair` with `n_starts` held-out clips if that is more than the preset's; `Problem` if there is none, or if it is of real clips"
+    if run.startswith(PREFIX): return released_pair(run, device, runs, n_starts)
     if run: raise Problem(f'run = {run!r} is not of the form official:<folder>\nour own runs are named by dataset, preset and seed')
     name = run_name(dataset, preset, seed); run = Run(Path(runs)/name); control = {'bair': 'endpoint', 'dtdb-clouds': 'direction', 'landscape': 'direction'}.get(dataset); command = lambda **more: command_of('train', dict(dataset=dataset, preset=preset, seed=seed, **more), preset='quick')
     if not run.file('dynamics').exists(): raise Problem(f'there is no finished run {name} in {run.path.parent}\ntrain it: {command()}')
     free = load_run(run, device); s = free.settings; other = Run(Path(runs)/f'{name}-{control}'); there = control and other.file('dynamics').exists(); words = f'{name}, drawn stand-in'
     if control: words += f', and {other.path.name}' if there else f'; nothing is told, for {other.path.name} does not exist: {command(control=control)}'
-    return Pair(free, load_run(other, device) if there else None, load_clips(dataset, 'test', s.frames, s.size, n=s.n_test, report=None), tip_reader(s.size) if dataset == 'bair' else None, run, words)
+    return Pair(free, load_run(other, device) if there else None, load_clips(dataset, 'test', s.frames, s.size, n=max(s.n_test, n_starts), report=None), tip_reader(s.size) if dataset == 'bair' else None, run, words)
 
 def keep_obedience(pair, records, command, publish=False, where=ROOT/'figures'):
     "Writes records into the run's metrics.json and, if asked, into figures/results.json with their source"

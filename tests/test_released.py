@@ -226,6 +226,7 @@ def test_more_figures(models, tmp_path):
 
 def test_obey(models, tmp_path):
     pair = open_pair('bair', 'small', run=f'official:{models[0]}/landscape', runs=tmp_path); assert pair.told is None and 'not trained on' in pair.words
+    more = len(pair.clips) + 3; assert len(open_pair('bair', 'small', run=f'official:{models[0]}/landscape', runs=tmp_path, n_starts=more).clips) == more
     records = obey(None, pair.free, pair.clips, None, 2, 0, 4); assert {r['claim'] for r in records} >= {'brightness', 'carried_direction'}
     with pytest.raises(Problem, match='official:<folder>'): open_pair('bair', 'small', run='bair-small-s0')
 
