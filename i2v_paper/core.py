@@ -114,6 +114,7 @@ class Settings:
     warmup: int = 0              # steps of linear warm-up
     lr_end: float = .33          # learning rate at the end, as a fraction; exponential decay
     critic_start: float = 0.     # fraction of the steps after which the critics join
+    start: str = ''              # a run whose video stage this one begins with; empty: random weights
     gp_every: int = 1            # gradient penalty every so many steps, scaled to the same mean
     perceptual: str = 'vgg16'
     percep_layers: int = 5       # slices of the feature network that it uses
@@ -187,7 +188,7 @@ _drift = V('ours: what drifts is learned slowly, by many steps of fewer frames',
            **{k: _quick[k] for k in ('frames', 'z_dim', 'max_mult', 'enc_channels', 'enc_stride_t', 'grow_t', 'disc_stride_t', 'disc_frames')}, grow_s=(1, 1, 0, 1, 0))
 _limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800, minutes=8.)
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else V())
-_sky = V('ours: critics that join earlier sharpen more with every piece of a chain', critic_start=.9)
+_sky = V('ours: what drifts is learned where it fills the picture; critics that join earlier sharpen more with every piece of a chain', start='dtdb-clouds-small-s0', video_steps=8000, critic_start=.9)
 _reach = V('ours: the end of a clip, where the arm is told to be, is learned last', video_steps=6000, minutes=85.)
 _small_of = lambda d: _small | (_drift | (_sky if d == 'landscape' else V()) if d in (*TEXTURES, 'dtdb', 'landscape') else _reach if d == 'bair' else V())
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from . import standins
 from .core import CACHE, Problem, atomic, clock, nearest
 from .formats import BOX_LOW, BOX_SPAN, CAMERAS, Pictures
 from .sources import EVALUATION, LAYOUTS, VALIDATION, class_names, data_root, digest, eval_notes, evaluation_windows, split_clips
@@ -105,9 +104,10 @@ def augmented(x,             # bytes (B, T+1, 3, H, W)
     return colour_jitter(x, g, jitter, part) if 'jitter' in augment else x, mirrored
 
 # %% ../nbs/02_data.ipynb #dccf2c4b
-def code_hash(source: str) -> str:
-    "A hash of Python source that ignores comments, layout and docstrings"
-    tree = ast.parse(source)
+def code_hash(source: str, name='') -> str:
+    "A hash of Python source that ignores comments, layout and docstrings and, given a `name`, the painters of other stand-ins"
+    tree = ast.parse(source); painter_of = lambda n: next((d.args[0].value for d in getattr(n, 'decorator_list', ()) if isinstance(d, ast.Call) and getattr(d.func, 'id', '') == 'standin'), name)
+    tree.body = [n for n in tree.body if not name or painter_of(n) == name]
     for node in ast.walk(tree):
         if isinstance(getattr(node, 'body', None), list):
             node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
@@ -137,8 +137,8 @@ def draw_clips(name, split, n, n_frames, size, cache=CACHE, report=print, worker
     "`n` drawn clips as `Windows`, their factors and fingerprint; files that exist are not drawn again"
     if name not in (drawn := {*STANDINS, *MODULES}):
         raise Problem(f'{name} has no drawn stand-in: give data_dir, the folder of the real clips\nexpected {LAYOUTS[name].expected}\ndrawn are {", ".join(sorted(drawn))}')
-    painter = import_module(f'i2v_paper.{MODULES.get(name, "standins")}')
-    version = code_hash('\n'.join(map(inspect.getsource, dict.fromkeys([standins, painter]))))      # what all stand-ins share, and its own module
+    sources = dict.fromkeys(['standins', MODULES.get(name, 'standins')])                    # what all stand-ins share, and its own module
+    version = code_hash('\n'.join(inspect.getsource(import_module(f'i2v_paper.{m}')) for m in sources), name)
     folder = Path(cache)/f'{name}-{n_frames}x{size}{f"-span{span:g}"*(span != 1)}-{version}'
     first = SEEDS[split]
     chunks = [range(first + i, first + min(i + CHUNK, n)) for i in range(0, n, CHUNK)]

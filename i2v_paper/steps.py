@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CUT', 'OURS', 'TOLD', 'RIVALS', 'SMOKE', 'MINUTES', 'KINDS', 'CALLED', 'AHEAD', 'Code', 'Step', 'digest_of',
-           'paper_runs', 'paper_steps', 'chosen', 'Notes', 'survey', 'expected', 'plan_table', 'plan_words', 'call',
-           'jobs_of', 'run_steps', 'publish_run', 'complete_sources', 'place_for', 'seeds_of', 'open_reproduction',
-           'title_of', 'run_order', 'summary', 'took', 'page', 'write_pages', 'makefile', 'write_makefile']
+           'paper_runs', 'painters', 'paper_steps', 'chosen', 'Notes', 'survey', 'expected', 'plan_table', 'plan_words',
+           'call', 'jobs_of', 'run_steps', 'publish_run', 'complete_sources', 'place_for', 'seeds_of',
+           'open_reproduction', 'title_of', 'run_order', 'summary', 'took', 'page', 'write_pages', 'makefile',
+           'write_makefile']
 
 # %% ../nbs/24_steps.ipynb #2fc140a0
 import ast, ctypes, hashlib, json, os, re, signal, subprocess, sys, tempfile, time
@@ -56,7 +57,9 @@ class Code:
             if isinstance(node, ast.ImportFrom): here.update(self._imports(module, node))
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 put(node.name, node)
-                if any(n.id in here for d in node.decorator_list for n in ast.walk(d) if isinstance(n, ast.Name)): self.pieces[module, ''].append(node)      # it registers itself
+                for d in node.decorator_list:                                                      # it registers itself: under a name of its own, or for all of the module
+                    if isinstance(d, ast.Call) and isinstance(d.func, ast.Name) and d.func.id in here and d.args and isinstance(d.args[0], ast.Constant): self.pieces.setdefault((module, f'@{d.args[0].value}'), []).append(node)
+                    elif any(n.id in here for n in ast.walk(d) if isinstance(n, ast.Name)): self.pieces[module, ''].append(node)
             elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
                 names = [n.id for t in (node.targets if isinstance(node, ast.Assign) else [node.target]) for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
                 for n in names:
@@ -71,6 +74,9 @@ class Code:
     def all_of(self, module) -> set:
         "Every piece of a module"
         return {p for p in self.pieces if p[0] == module}
+    def found(self, name) -> tuple:
+        "Where a search begins for what is found by name at run time: `textures`, a module, or `textures@dtdb-fire`, what registers itself there"
+        module, _, entry = name.partition('@'); return module, f'@{entry}' if entry else None
     def _of(self, piece) -> tuple:
         "Text of a piece, and what it uses"
         if piece not in self._seen: m = piece[0]; self._seen[piece] = '\n'.join(map(ast.dump, self.pieces[piece])), set().union(*(self._uses(m, node, self.names[m]) for node in self.pieces[piece]))
@@ -115,7 +121,7 @@ class Step:
     needs: tuple = ()      # steps that must have ended well
     wants: tuple = ()      # steps that come first if they are there
     minutes: float = 0.    # expected on two CPU cores; 0: not known
-    reach: tuple = ()      # modules that are found by name at run time
+    reach: tuple = ()      # what is found by name at run time: modules, module@entry
     trains: tuple = ()     # what makes its weights: pieces of code
     row: str = ''          # the settings that these weights depend on
     words: str = ''        # what else it is called, as -p only takes it
@@ -128,10 +134,10 @@ class Step:
         return ' '.join([f'papermill nbs/{self.notebook}.ipynb', *(f"-p {k} {_quoted(v)}" for k, v in (self.given | more).items())])
     def code(self, code) -> str:
         "A hash of the code that it runs"
-        use, text = code.notebook(self.notebook); return code.digest([*use, *((m, None) for m in self.reach)], [text])
+        use, text = code.notebook(self.notebook); return code.digest([*use, *map(code.found, self.reach)], [text])
     def weights(self, code) -> str:
         "A hash of the code and the settings that its weights depend on; '' where it trains nothing"
-        return code.digest([*self.trains, *((m, None) for m in self.reach)], [self.row]) if self.trains else ''
+        return code.digest([*self.trains, *map(code.found, self.reach)], [self.row]) if self.trains else ''
 
 def _quoted(v): v = str(v); return v if re.fullmatch(r'[\w./,:=<>+-]+', v) else "'" + v + "'"
 
@@ -166,19 +172,23 @@ def paper_runs(preset) -> list:
 MINUTES = dict(evaluate=1.5, obey=.5, publish=.15, tables=.1, figures=.15, claims=.4)      # where no one has measured it here; without training
 
 # %% ../nbs/24_steps.ipynb #b5432cfa
+def painters(*datasets) -> tuple:
+    "Where the stand-ins of data sets are found"
+    return tuple(f"{MODULES.get(d, 'standins')}@{d}" for d in dict.fromkeys(datasets) if d)
+
 def _training(dataset, control, ablation, system, preset, seed, data_dir=''):
     s = settings(dataset, preset, control=control, ablation=ablation, system=system, context=context_of(system, 1)); variant = variant_of(s) if system else control or ablation
     name = '-'.join(filter(None, (dataset, variant, f's{seed}' if seed else ''))); run = run_name(dataset, preset, seed, real=bool(data_dir), variant=variant); borrows = bool(control or ablation in ('cinn', 'x0') or system in ('gaussian', 'matching'))
     given = {k: v for k, v in dict(dataset=dataset, preset=preset, control=control, ablation=ablation, system=system, seed=seed, data_dir=data_dir).items() if v}
     files = ('system',) if system else ('embedder', 'video') if ablation == 'cinn' else ('embedder', 'video', 'dynamics')
-    module = f'compared.{SYSTEMS[system].module}' if system else ''; painter = MODULES.get(dataset, 'standins')
+    module = f'compared.{SYSTEMS[system].module}' if system else ''
     every = [k for k in asdict(s) if k not in ('minutes', 'sources')]; mine = every[:every.index('embed_dim')] if system and not borrows else every      # the others have networks of their own
     row = json.dumps({k: getattr(s, k) for k in mine}, sort_keys=True)
     makes = (*(f'runs/{run}/{f}.safetensors' for f in files), f'runs/{run}/metrics.json#!scores,obedience,claims')
     trains = (('data', 'load_clips'), *((('compared.blocks', 'fit'), ('compared.systems', 'build_system')) if system else (('synthesis', 'train_run'),)))
     minutes = (SYSTEMS[system].wants if preset == 'quick' else 0.) if system else s.minutes*(.25 if borrows else 1)      # with stages 0 and 1 of another run
     base = f'train-{dataset}' + (f'-s{seed}' if seed else ''); wants = (base,) if borrows and f'train-{name}' != base else ()
-    return run, Step(f'train-{name}', 'train', given, 'run', makes, (), wants, minutes, tuple(filter(None, (module, painter))), trains, row)
+    return run, Step(f'train-{name}', 'train', given, 'run', makes, (), wants, minutes, (*filter(None, (module,)), *painters(dataset)), trains, row)
 
 def _figure_needs(name, has, tail=''):
     "Training steps that a figure must have, and those that it can do without"
@@ -189,25 +199,25 @@ def _figure_needs(name, has, tail=''):
 
 def paper_steps(preset='quick', seeds=(0,), data_dir='', out='') -> dict:
     "Every step of the paper by name, in an order in which they can run"
-    smoke = preset == 'smoke'; steps, published = {}, {}; first = seeds[0]
+    smoke = preset == 'smoke'; steps, published, trained = {}, {}, {}; first = seeds[0]
     def add(step): steps[step.name] = step; return step.name
     short = dict(n_clips=16, n_futures=2, metrics='DTI3D-drawn MSE x1000,EffLite0 MSE,EffLite0 cosine') if smoke else dict(n_clips=128) if preset == 'quick' else {}; to = dict(out=out) if out else {}
     folder = lambda d: str(Path(data_dir)/d.split('-')[0]) if data_dir else ''
     for seed in seeds:
         for row in paper_runs(preset):
-            run, t = _training(*row, preset, seed, folder(row[0])); add(t); end = t.name.removeprefix('train-'); left = [t.name]; d, control, ablation, system = row
+            run, t = _training(*row, preset, seed, folder(row[0])); add(t); trained[run] = t.name; end = t.name.removeprefix('train-'); left = [t.name]; d, control, ablation, system = row
             if control: continue                                                   # scored by obey
-            if not smoke or d in SMOKE['scored'] and not system: left.append(add(Step(f'evaluate-{end}', 'evaluate', dict(run=run) | short, 'scores', (f'runs/{run}/metrics.json#scores',), (t.name,), (), MINUTES['evaluate']*(not smoke), (MODULES.get(d, 'standins'),) + t.reach[:-1])))
+            if not smoke or d in SMOKE['scored'] and not system: left.append(add(Step(f'evaluate-{end}', 'evaluate', dict(run=run) | short, 'scores', (f'runs/{run}/metrics.json#scores',), (t.name,), (), MINUTES['evaluate']*(not smoke), t.reach)))
             if not (system or ablation or data_dir) and d in (SMOKE['obeyed'] if smoke else OURS):
                 others = tuple(f'train-{d}-{c}' + (f'-s{seed}' if seed else '') for c in [TOLD.get(d)] if c); given = dict(dataset=d, preset=preset, seed=seed) | (dict(n_starts=16) if smoke else {})
-                left.append(add(Step(f'obey-{end}', 'obey', given, 'obedience', (f'runs/{run}/metrics.json#obedience',), (t.name,), others, MINUTES['obey'], (MODULES.get(d, 'standins'),))))
+                left.append(add(Step(f'obey-{end}', 'obey', given, 'obedience', (f'runs/{run}/metrics.json#obedience',), (t.name,), others, MINUTES['obey'], painters(d))))
             pictures = not (system or ablation or data_dir or smoke) and seed == first; section = 'compared' if system else 'runs'; kinds = [k for k in left if k != t.name]
             made = (f'out/results.json#{section}/{run}', *(f'out/results.json#{"scores" if k.startswith("evaluate") else "obedience"}/{run}' for k in kinds), *((f'out/{run}.png', f'out/{run}.webp') if pictures else ()))
             published[run] = add(Step(f'publish-{end}', 'publish', dict(run=run, pictures=pictures) | to, 'published', made, (t.name,), tuple(kinds), MINUTES['publish']))
     if not smoke: _backbones(steps, add, preset, first, folder('dtdb'), to, published)
     _leaves(add, steps, preset, seeds, data_dir, to, tuple(published.values()))
-    have = lambda names: tuple(n for n in names if n in steps)
-    return _ordered({n: replace(s, wants=have(s.wants)) for n, s in steps.items()})
+    begins = lambda s: trained.get(json.loads(s.row).get('start')) if s.row else None                    # with the video stage of another run
+    return _ordered({n: replace(s, wants=tuple(m for m in dict.fromkeys((*s.wants, begins(s))) if m in steps)) for n, s in steps.items()})
 
 # %% ../nbs/24_steps.ipynb #3ec2a45d
 def _backbones(steps, add, preset, seed, data_dir, to, published):
@@ -215,7 +225,7 @@ def _backbones(steps, add, preset, seed, data_dir, to, published):
         if preset not in BACKBONES: return
         run = run_name(f'dtfvd{frames}', preset, seed, real=bool(data_dir)); given = {k: v for k, v in dict(preset=preset, frames=frames, seed=seed, data_dir=data_dir).items() if v}; s = backbone_settings(preset, frames)
         row = json.dumps({k: v for k, v in asdict(s).items() if k not in ('minutes', 'sources')}, sort_keys=True)
-        t = add(Step(f'dtfvd-{frames}', 'dtfvd', given, 'run', (f'runs/{run}/{run}.safetensors', f'runs/{run}/metrics.json#!claims'), (), (), s.minutes, ('textures',), (('dtfvd', 'train_backbone'), ('data', 'load_clips')), row))
+        t = add(Step(f'dtfvd-{frames}', 'dtfvd', given, 'run', (f'runs/{run}/{run}.safetensors', f'runs/{run}/metrics.json#!claims'), (), (), s.minutes, painters('dtdb'), (('dtfvd', 'train_backbone'), ('data', 'load_clips')), row))
         published[run] = add(Step(f'publish-dtfvd-{frames}', 'publish', dict(run=run, pictures=False) | to, 'published', (f'out/results.json#backbones/{run}', f'out/results.json#scores/{run}'), (t,), (), MINUTES['publish']))
 
 def _in_table(run, name, table) -> bool:
@@ -236,12 +246,12 @@ def _leaves(add, steps, preset, seeds, data_dir, to, published):
         needs, wants = _figure_needs(name, steps, f'-s{seed}' if seed else ''); moving = FIGURES[name].section.startswith('A')
         if not set(needs) <= set(steps): continue
         given = dict(which=name, preset=preset) | (dict(seed=seed) if seed else {}) | small | to | (dict(real=True) if data_dir else {})
-        add(Step(f'figure-{name}', 'figures', given, 'figure', (f'out/{name}.png', *([f'out/{name}.webp'] if moving else [])), needs, wants, MINUTES['figures'], (MODULES.get(FIGURES[name].dataset, 'standins'),), words=name.split('_')[0] if name.startswith('fig') else name))
+        add(Step(f'figure-{name}', 'figures', given, 'figure', (f'out/{name}.png', *([f'out/{name}.webp'] if moving else [])), needs, wants, MINUTES['figures'], painters(*(json.loads(steps[w].row)['dataset'] for w in needs if steps[w].row and 'control' in steps[w].row), FIGURES[name].dataset), words=name.split('_')[0] if name.startswith('fig') else name))
     ends = ('', *(f'-s{s}' for s in seeds if s))
     for c in SMOKE['claims'] if smoke else SECTIONS:
         wants = tuple(n for d, v in READS[c] for e in ends for k in ('train', 'evaluate', 'obey') if (n := f'{k}-{d}' + (f'-{v}' if v else '') + e) in steps) if c != 'C.3' else ('dtfvd-16',)*(not smoke)
         given = dict(section=c, preset=preset) | (dict(seeds=','.join(map(str, seeds))) if seeds != (0,) else {}) | (dict(n_starts=16) if smoke else {}) | (dict(real=True) if data_dir else {}) | to
-        add(Step(f'claims-{c}', 'claims', given, 'claim', (f'out/claims/{c}-{preset}.md', f'out/results.json#claims/{c}-{preset}'), (), wants, MINUTES['claims'], ('arm', 'textures', 'standins'), words=c))
+        add(Step(f'claims-{c}', 'claims', given, 'claim', (f'out/claims/{c}-{preset}.md', f'out/results.json#claims/{c}-{preset}'), (), wants, MINUTES['claims'], painters(*(d if d in OURS else 'dtdb' for d, _ in READS[c])), words=c))
 
 def _ordered(steps) -> dict:
     "Steps in an order in which each comes after what it depends on; `Problem` for a circle or an unknown name"

@@ -23,7 +23,7 @@ from .scale import PRECISIONS, end_with, first_then_others, join, leave, mixed, 
 from .synthesis import borrow, load_run, train_run
 
 # %% ../nbs/20a_train.ipynb #e7342816
-USUAL = dict(dataset='iper', data_dir='', preset='quick', control='', ablation='', stage='all', seed=0, device='auto', run='', resume=True, processes=1, precision='fp32', accumulate=1, batch=0)
+USUAL = dict(dataset='iper', data_dir='', preset='quick', control='', ablation='', stage='all', seed=0, device='auto', run='', start='', resume=True, processes=1, precision='fp32', accumulate=1, batch=0)
 SCORING = dict(dataset='iper', preset='quick', system='ours', context=1, seed=0, run='', data_dir='', metrics='auto', n_clips=256, n_futures=5, offset=False, weights='', device='auto', processes=1)
 CHOICES = dict(dataset=DATASETS, preset=tuple(PRESETS), control=('', *CONTROLS), ablation=('', 'cinn', 'x0', 'adain'), stage=('all', 'embedder', 'video', 'dynamics'), precision=PRECISIONS)
 
@@ -45,7 +45,7 @@ def scaling(given) -> dict:
     if given['precision'] not in PRECISIONS: raise Problem(f'precision = {given["precision"]!r} is not a choice: {nearest(given["precision"], PRECISIONS)}')
     for name in ('accumulate', 'processes'):
         if given[name] < 1: raise Problem(f'{name} = {given[name]} must be at least 1')
-    return dict(precision=given['precision'], accumulate=given['accumulate']) | (dict(video_batch=given['batch']) if given['batch'] else {})
+    return dict(precision=given['precision'], accumulate=given['accumulate']) | (dict(video_batch=given['batch']) if given['batch'] else {}) | (dict(start='' if given['start'] == 'none' else given['start']) if given['start'] else {})
 
 def check_split(s, processes, device=None):
     "`Problem` if a batch cannot be cut into so many parts, or the device cannot compute in this precision, before anything is started"

@@ -135,10 +135,12 @@ def train_video(
     clips,             # Clips to train on
     seed=0,
     device='cpu',
+    weights=None,      # of a model to begin with; None: random ones
 ) -> VideoModel:
     "Stage 1 from wherever the run stands to its end; Eqs. 1 to 4"
     steps, part = steps_of(s.video_steps, s.video_epochs, epoch_of(clips, s.video_each), s.video_batch), share(s.video_batch, s.accumulate)
     torch.manual_seed(seed); t = VideoTrainer(s, steps, device)
+    if weights: t.model.load_state_dict(weights)
     step = lambda k, g: t.step(k, batch_of(clips, s.video_batch, g, () if clips.drawn else s.augment, s.jitter, part), g, part)
     train_stage(run, 'video', steps, t.modules, t.opts, step, seed, keep=('model',))
     return t.model.eval()
