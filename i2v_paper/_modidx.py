@@ -1442,6 +1442,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': 'none', 'gi
                                      'i2v_paper.synthesis.ship_run': ('synthesis.html#ship_run', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.spread': ('synthesis.html#spread', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.start_of': ('synthesis.html#start_of', 'i2v_paper/synthesis.py'),
+                                     'i2v_paper.synthesis.starting_run': ('synthesis.html#starting_run', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.tint': ('synthesis.html#tint', 'i2v_paper/synthesis.py'),
                                      'i2v_paper.synthesis.train_run': ('synthesis.html#train_run', 'i2v_paper/synthesis.py')},
             'i2v_paper.textures': { 'i2v_paper.textures.Recipe': ('textures.html#recipe', 'i2v_paper/textures.py'),

@@ -20,7 +20,7 @@ from .core import CACHE, DATASETS, PRESETS, RUNS, Problem, Progress, Run, close_
 from .data import load_clips
 from .protocol import Material, choose, find_run, gather, in_order, keep_scores, measure, protocol_of, system_label
 from .scale import PRECISIONS, end_with, first_then_others, join, leave, mixed, share, wait
-from .synthesis import borrow, load_run, train_run
+from .synthesis import borrow, load_run, starting_run, train_run
 
 # %% ../nbs/20a_train.ipynb #e7342816
 USUAL = dict(dataset='iper', data_dir='', preset='quick', control='', ablation='', stage='all', seed=0, device='auto', run='', start='', resume=True, processes=1, precision='fp32', accumulate=1, batch=0)
@@ -71,6 +71,7 @@ def train_here(given):
         name = lambda variant='': run_name(given['dataset'], given['preset'], given['seed'], '' if variant is None else given['run'], not clips.drawn, variant or '')
         run = Run(RUNS/name(given['control'] or given['ablation']))
         if first:
+            if s.start and not run.path.exists(): starting_run(s)
             run = open_run(run.path.name, s, given, dict(source=clips.name, drawn=clips.drawn, fingerprint=clips.fingerprint), given['resume']); lend = Run(RUNS/name(None))
             if (given['control'] or given['ablation']) and (lend.path/'run.json').exists() and borrow(run, s, lend): print(f'first stages taken from {lend.path.name}')
         wait()

@@ -192,3 +192,12 @@ def test_control_takes_the_first_stages_and_trains_its_flow(tmp_path):
     assert status == 1 and 'do not tell' in err and 'Traceback' not in err
     status, _, err = finish(start(tmp_path, *args, '-p', 'control', 'endpiont'))
     assert status == 1 and "did you mean 'endpoint'" in err
+
+
+def test_a_video_stage_begins_with_that_of_another_run(trained, tmp_path):
+    runs, _, _ = trained
+    status, _, err = finish(start(runs, *SMOKE, '-p', 'start', 'iper-smoke-s0', '-p', 'run', 'second', '-p', 'stage', 'video')); assert status == 0, err
+    record = json.loads((runs/'second'/'run.json').read_text()); assert record['began_with']['run'] == 'iper-smoke-s0' and record['settings']['start'] == 'iper-smoke-s0'
+    first, second = (load_file(runs/n/'video.safetensors') for n in ('iper-smoke-s0', 'second')); assert any(not (first[k] == second[k]).all() for k in first)      # and goes on from there
+    status, _, err = finish(start(runs, *SMOKE, '-p', 'start', 'bair-small-s0', '-p', 'run', 'third', '-p', 'stage', 'video'))
+    assert status == 1 and 'another video network' in err and '-p start none' in err and 'Traceback' not in err and not (runs/'third').exists(), err
