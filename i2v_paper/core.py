@@ -175,7 +175,7 @@ _tiny = V('ours: two CPU cores', size=32, frames=8, nf=8, max_mult=4, spade_hidd
 _smoke = _paper | _tiny | V('ours: seconds', n_train=64, n_test=16, embed_steps=8, video_steps=8, critic_start=.5, flow_steps=20, nf=4, z_dim=8, warmup=2,
                             n_blocks=4, flow_hidden=32, embed_channels=(16, 16, 32, 32), embed_dim=16, video_batch=4, percep_frames=8)
 _quick = _paper | _tiny | V('ours: minutes', minutes=7., n_train=4000, embed_steps=200, video_steps=1000, critic_start=.8, flow_steps=1600)
-_small = _quick | V('ours: an hour or two', minutes=57., frames=16, n_train=10_000, embed_steps=1000, video_steps=4000, critic_start=.05, z_dim=32, max_mult=8, enc_channels=(24, 48, 96, 96),
+_small = _quick | V('ours: an hour or two', minutes=51., frames=16, n_train=10_000, embed_steps=1000, video_steps=4000, critic_start=.05, z_dim=32, max_mult=8, enc_channels=(24, 48, 96, 96),
                       flow_steps=4000, grow_t=(1, 1, 1, 0, 1), enc_stride_t=(2, 2, 2), disc_stride_t=(2, 2, 2), disc_frames=16)
 
 _bair = V('authors: released configuration', jitter=(.1, .1, .1, 0.), video_epochs=55, embed_dim=64)
@@ -184,12 +184,12 @@ _released = lambda **values: V('authors: released configuration', **values)
 
 _jitter = {d: _released(jitter={'bair': (.1, .1, .1, 0.), 'iper': (.2, .2, .2, 0.)}.get(d, (.3, .3, .3, .15))) for d in DATASETS}
 
-_drift = V('ours: what drifts is learned slowly, by many steps of fewer frames', video_lr=1e-3, video_steps=12_000, n_train=16_000, critic_start=.8,
+_drift = V('ours: what drifts is learned slowly, by many steps of fewer frames', minutes=73., video_lr=1e-3, video_steps=12_000, n_train=16_000, critic_start=.8,
            **{k: _quick[k] for k in ('frames', 'z_dim', 'max_mult', 'enc_channels', 'enc_stride_t', 'grow_t', 'disc_stride_t', 'disc_frames')}, grow_s=(1, 1, 0, 1, 0))
 _limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800, minutes=8.)
 _slow = V('ours: half a sky is learned slowly', grow_s=_drift['grow_s'], video_lr=1e-3, video_steps=1200, critic_start=.9)
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else _slow if d == 'landscape' else V())
-_sky = V('ours: what drifts is learned where it fills the picture; critics that join earlier sharpen more with every piece of a chain', start='dtdb-clouds-small-s0', video_steps=8000, critic_start=.9)
+_sky = V('ours: what drifts is learned where it fills the picture; critics that join earlier sharpen more with every piece of a chain', start='dtdb-clouds-small-s0', video_steps=8000, critic_start=.9, minutes=43.)
 _reach = V('ours: the end of a clip, where the arm is told to be, is learned last', video_steps=6000, minutes=85.)
 _small_of = lambda d: _small | (_drift | (_sky if d == 'landscape' else V()) if d in (*TEXTURES, 'dtdb', 'landscape') else _reach if d == 'bair' else V())
 
@@ -395,7 +395,7 @@ def open_run(
     if file.exists():
         old = run.record
         there = usual | old['settings']                                # a run made before a setting existed has its usual value
-        differ = [f'{k} (there {there[k]!r}, now {v!r})' for k, v in asked.items() if there[k] != v and k not in ('sources', 'accumulate')]
+        differ = [f'{k} (there {there[k]!r}, now {v!r})' for k, v in asked.items() if there[k] != v and k not in ('sources', 'accumulate', 'minutes')]
         if old.get('data', {}).get('fingerprint') != data.get('fingerprint'): differ.append('the data')
         if old.get('parameters', {}).get('seed') != parameters.get('seed'): differ.append('the seed')
         if differ: raise Problem(f'{run.path} was made with other settings: {"; ".join(differ[:3])}\n'
