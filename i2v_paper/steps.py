@@ -71,9 +71,7 @@ class Code:
         for n in ast.walk(node):
             if isinstance(n, ast.ImportFrom): local.update(self._imports(module, n))
         return {local[n.id] for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in local} | {v for n in ast.walk(node) if isinstance(n, ast.ImportFrom) for v in self._imports(module, n).values()}
-    def all_of(self, module) -> set:
-        "Every piece of a module"
-        return {p for p in self.pieces if p[0] == module}
+    def all_of(self, module) -> set: "Every piece of a module"; return {p for p in self.pieces if p[0] == module}
     def found(self, name) -> tuple:
         "Where a search begins for what is found by name at run time: `textures`, a module, or `textures@dtdb-fire`, what registers itself there"
         module, _, entry = name.partition('@'); return module, f'@{entry}' if entry else None
