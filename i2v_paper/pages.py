@@ -48,7 +48,7 @@ def results_table():
     rows = ['| run | gain over repeating x0 | futures: spread, motion (truth = 1) | residuals: mean, std | minutes; of CPU | command |', '|---|---|---|---|---|---|']
     cost = results('costs.json').get('runs', {})
     for name, r in results().get('runs', {}).items():
-        c = cost.get(name) or r; minutes = f'{c["minutes"]:.1f}; ' + (f'{c["cpu_minutes"]:.1f}' if c.get('cpu_minutes') else '–')
+        c = cost.get(name) or r; minutes = f'{c["minutes"]:.1f}; ' + (f'{c["cpu_minutes"]:.1f}' if c.get('cpu_minutes') else '–') + (f', after {c["after"]}' if 'after' in c else '')
         ratio = f'{r["spread_ratio"]:.2f}, {r["motion_ratio"]:.2f}' if 'spread_ratio' in r else f'-, {r["motion_ratio"]:.2f}'
         rows.append(f'| {name} ({r["data"]}) | {r["gain"]:+.1f} dB (n = {r["n"]}) | {ratio} | {r["nu"]["mean"]:+.2f}, {r["nu"]["std"]:.2f} | {minutes} | `{r["command"]}` |')
     return Markdown('\n'.join(rows))

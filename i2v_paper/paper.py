@@ -322,7 +322,7 @@ def over_records(records) -> dict:
 def pooled(scores: list) -> dict:
     "One score of runs that differ in their seed: mean, interval, which seeds, the runs, and what a training took on average"
     scores = sorted(scores, key=seed_of); floors = [s['floor'] for s in scores if s['floor'] is not None]; costs = [s['cost'] for s in scores if 'cost' in s]
-    cost = {k: float(np.mean([c[k] for c in costs])) for k in ('minutes', 'cpu_minutes') if costs and all(k in c for c in costs)}
+    cost = {k: float(np.mean([c[k] for c in costs])) for k in ('minutes', 'cpu_minutes') if costs and all(k in c for c in costs)} | ({'after': costs[0]['after']} if costs and 'after' in costs[0] else {})      # after: the run that it began with
     r = over_records(scores); r['low'] = max(r['low'], min(0., *(s['low'] for s in scores), r['value']))      # none of these measures is negative
     return scores[0] | r | dict(floor=float(np.mean(floors)) if floors else None, seeds=tuple(map(seed_of, scores)), runs=tuple(s['run'] for s in scores), cost=cost)
 
@@ -420,7 +420,7 @@ def training_cell(s: dict) -> Cell:
     "Seeds of a row, and minutes of a training"
     if not s or s['system'] in REFERENCES: return Cell()
     c, k = s['cost'], len(s['seeds'])
-    return Cell(f'seed{"s"*(k > 1)} {", ".join(map(str, s["seeds"]))}' + (f'\n{c["minutes"]:.1f} min' if 'minutes' in c else '') + (f', {c["cpu_minutes"]:.1f} of CPU' if 'cpu_minutes' in c else ''))
+    return Cell(f'seed{"s"*(k > 1)} {", ".join(map(str, s["seeds"]))}' + (f'\n{c["minutes"]:.1f} min' if 'minutes' in c else '') + (f', {c["cpu_minutes"]:.1f} of CPU' if 'cpu_minutes' in c else '') + (f'\nafter {c["after"]}' if 'after' in c else ''))
 
 def run_text(s: dict) -> str:
     "Name of a row's run, or of its runs with the seeds in braces"
@@ -476,7 +476,7 @@ def judged(name: str, dataset: str, scores: list) -> list:
         where = f'{dataset}, {preset}, {size} px'; costs = {n: next((s['cost'] for s in r.values() if s['cost']), {}) for n, r in rows.items()}
         for key, unit in (('cpu_minutes', 'CPU minutes'), ('minutes', 'minutes')):
             if len(rows) > 1 and all(c.get(key) for c in costs.values()):
-                out.append(f'Budget of a training, {where}, {unit}: ' + ', '.join(f'{tell(n)} {c[key]:.1f}' for n, c in costs.items()) + f'; the longest is {max(c[key] for c in costs.values())/min(c[key] for c in costs.values()):.1f} times the shortest'); break
+                out.append(f'Budget of a training, {where}, {unit}: ' + ', '.join(f'{tell(n)} {c[key]:.1f}' + (f' after {c["after"]}' if 'after' in c else '') for n, c in costs.items()) + f'; the longest is {max(c[key] for c in costs.values())/min(c[key] for c in costs.values()):.1f} times the shortest'); break
         measures = sorted({m for r in rows.values() for m in r if kind(m) == 'diversity'}); rows = {n: r for n, r in rows.items() if set(measures) <= set(r)}
         runs = {n: set.intersection(*(set(r[m]['runs']) for m in measures)) if measures else set() for n, r in rows.items()}; by_seed = lambda n, m: [s for s in some if (s['system'], s['metric']) == (n, m) and s['run'] in runs[n]]; rows = {n: r for n, r in rows.items() if runs[n]}; seeds = sorted({len(runs[n]) for n in rows}); told = f'{seeds[0]} seed{"s"*(seeds[0] > 1)}' if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]} seeds' if seeds else ''
         say = lambda r: f'{verdict(AT_LEAST_ONE, r["low"], r["high"])} at this scale ({{}} {r["value"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {told})'

@@ -153,7 +153,7 @@ def publish(
     command = command_of('train', {k: v for k, v in given.items() if k in ('dataset', 'preset', 'seed', 'data_dir', 'control', 'ablation', 'system', 'context')}, preset='quick', system='ours', context=1)
     numbers = {k: m[k] for k in ('n', 'gain', 'psnr', 'psnr_still', 'n_starts', 'n_futures', 'motion_ratio', 'spread_ratio', 'tint', 'tint_true', 'nll', 'kl', 'best', 'best_true', 'mean', 'still', 'fit', 'fit_still', 'best_ratio', 'motion_true', 'spread', 'spread_true', 'data') if k in m} | ({'nu': {k: m['nu'][k] for k in ('n', 'mean', 'std', 'ks')}} if 'nu' in m else {})
     source = dict(run=name, command=command, commit=r['provenance']['commit'], fingerprint=r['data']['fingerprint'])
-    cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu']) | (dict(cpu_minutes=round(r['cpu_seconds']/60, 2)) if 'cpu_seconds' in r and given.get('processes', 1) == 1 else {})
+    cost = dict(minutes=round(sum(r['seconds'].values())/60, 1), peak_memory_gb=r['peak_memory_gb'], cpu=r['provenance']['cpu']) | (dict(cpu_minutes=round(r['cpu_seconds']/60, 2)) if 'cpu_seconds' in r and given.get('processes', 1) == 1 else {}) | (dict(after=r['began_with']['run']) if 'began_with' in r else {})
     merge_json(where/'results.json', **{'compared' if s.system else 'runs': {name: numbers | source}})
     merge_json(where/'costs.json', runs={name: cost})                                       # of another day they would be others
     note_sources(where, {f.name: source for f in made})
