@@ -97,6 +97,7 @@ def test_every_preset_has_its_plan():
     for preset in ('quick', 'small', 'paper'):
         steps = paper_steps(preset, (1, 2)); assert {f'claims-{s}' for s in SECTIONS} <= set(steps) and {'train-bair-s1', 'train-bair-endpoint-s2', 'figure-endpoint_bair', 'table-landscape'} <= set(steps) and set(READS) == set(SECTIONS)
         assert steps['claims-A.4'].given['seeds'] == '1,2' and 'train-bair-s2' in steps['claims-A.4'].wants and 'obey-bair-s1' in steps['claims-A.5'].wants
+    small = paper_steps('small'); assert 'train-dtdb-clouds' in small['train-landscape'].wants and 'train-dtdb-clouds' not in paper_steps('quick')['train-landscape'].wants      # begins with its video stage
     assert 'obey-bair' not in (real := paper_steps('paper', (0,), 'data')) and real['train-bair'].given['data_dir'] == 'data/bair' and real['figure-clouds'].given['real']
 
 
