@@ -306,7 +306,7 @@ def test_drawn_clips(tmp_path, capsys):
 
 def test_another_generator_is_another_data_set(tmp_path, monkeypatch):
     a = load_clips('iper', 'test', 2, 16, n=2, cache=tmp_path, report=None)
-    monkeypatch.setattr(data, 'code_hash', lambda source: 'changed')
+    monkeypatch.setattr(data, 'code_hash', lambda *source: 'changed')
     assert load_clips('iper', 'test', 2, 16, n=2, cache=tmp_path, report=None).fingerprint != a.fingerprint
 
 
