@@ -244,7 +244,7 @@ def _leaves(add, steps, preset, seeds, data_dir, to, published):
         needs, wants = _figure_needs(name, steps, f'-s{seed}' if seed else ''); moving = FIGURES[name].section.startswith('A')
         if not set(needs) <= set(steps): continue
         given = dict(which=name, preset=preset) | (dict(seed=seed) if seed else {}) | small | to | (dict(real=True) if data_dir else {})
-        add(Step(f'figure-{name}', 'figures', given, 'figure', (f'out/{name}.png', *([f'out/{name}.webp'] if moving else [])), needs, wants, MINUTES['figures'], painters(*(json.loads(steps[w].row)['dataset'] for w in needs if steps[w].row and 'control' in steps[w].row), FIGURES[name].dataset), words=name.split('_')[0] if name.startswith('fig') else name))
+        add(Step(f'figure-{name}', 'figures', given, 'figure', (f'out/{name}.png', *([f'out/{name}.webp'] if moving else [])), needs, wants, MINUTES['figures'], tuple(dict.fromkeys((*painters(FIGURES[name].dataset), *(r for w in needs for r in steps[w].reach)))), words=name.split('_')[0] if name.startswith('fig') else name))
     ends = ('', *(f'-s{s}' for s in seeds if s))
     for c in SMOKE['claims'] if smoke else SECTIONS:
         wants = tuple(n for d, v in READS[c] for e in ends for k in ('train', 'evaluate', 'obey') if (n := f'{k}-{d}' + (f'-{v}' if v else '') + e) in steps) if c != 'C.3' else ('dtfvd-16',)*(not smoke)

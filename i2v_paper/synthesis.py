@@ -7,7 +7,7 @@ __all__ = ['SHIPPED', 'PREFIXES', 'NETWORK', 'SHARED', 'I2V', 'run_of', 'load_ru
            'start_of', 'train_run', 'gain', 'spread', 'motion', 'tint', 'examine']
 
 # %% ../nbs/14_synthesis.ipynb #944b6c42
-import hashlib, shutil
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .control import eta_of_latents, true_eta
 from .dynamics import build_dynamics, encode_clips, train_dynamics, train_embedder
 from .embedder import build_embedder
 from .losses import kl_divergence
-from .released import PREFIX, ReleasedRun, load_released
+from .released import PREFIX, ReleasedRun, load_released, sha256_of
 from .scale import agreed, wait
 from .show import motion_energy, psnr
 from .standins import TEST_SEED, find_standin
@@ -135,7 +135,7 @@ def ship_run(run, where=None) -> list:
     return made
 
 # %% ../nbs/14_synthesis.ipynb #a7eae958
-NETWORK = 'frames', 'size', 'z_dim', 'nf', 'max_mult', 'spade_hidden', 'grow_t', 'grow_s', 'hold_ends', 'palette', 'enc_channels', 'enc_stem', 'enc_stride_t', 'enc_stride_s', 'released'      # settings that shape the video network
+NETWORK = 'frames', 'size', 'z_dim', 'nf', 'max_mult', 'spade_hidden', 'open_start', 'grow_t', 'grow_s', 'hold_ends', 'palette', 'enc_channels', 'enc_stem', 'enc_stride_t', 'enc_stride_s', 'moving_only'      # settings that `build_video` reads, but for the first weights
 SHARED = 'embedder.safetensors', 'video.safetensors', 'latents.safetensors', 'log-embedder.csv', 'log-video.csv'
 
 def borrow(run, s, base):
@@ -161,8 +161,8 @@ def start_of(run, s):
     "Weights that the video stage of a run begins with, those of `s.start`; None for random ones, and where the stage has begun"
     if not s.start or run.file('video').exists() or (run.path/'video.partial.safetensors').exists(): return None
     other = starting_run(s, run.path.parent); file = other.file('video')
-    if world()[0] == 0: run.note(began_with=dict(run=other.path.name, sha256=hashlib.sha256(file.read_bytes()).hexdigest())); print(f'the video stage begins with that of {other.path.name}')
-    return {k.removeprefix(PREFIXES['video']): v.float() if v.is_floating_point() else v for k, v in load_file(file).items() if k.startswith(PREFIXES['video'])}
+    if world()[0] == 0: run.note(began_with=dict(run=other.path.name, sha256=sha256_of(file))); print(f'the video stage begins with that of {other.path.name}')
+    return {k.removeprefix(PREFIXES['video']): v for k, v in load_file(file).items() if k.startswith(PREFIXES['video'])}
 
 def train_run(
     run,               # an open Run

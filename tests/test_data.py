@@ -402,7 +402,8 @@ def test_drawn_winds_blow_as_real_ones_do(tmp_path):
         video = ((film + 1)*127.5).permute(0, 2, 3, 1).numpy(); still = video.std(0).mean((1, 2)); land = np.zeros((64, 64), bool)
         land[max(16, int((still > .35*still.max()).argmin()) or 64):] = True                                        # below the rows that change
         speeds.append(measure_wind(video, land)[1])
-    assert len(speeds) == 8 and .06 < min(speeds) < max(speeds) < .3 and .12 < np.median(speeds) < .22, speeds
+    drawn = [f['speed'] for f in (find_standin('landscape').draw(k, 1, 16)[1] for k in range(200)) if not f['fast']]
+    assert len(speeds) == 8 and .5 < np.median(drawn)/np.median(speeds) < 2 and max(drawn) < 1.3*max(speeds) and min(drawn) < 1.3*min(speeds), (speeds, np.median(drawn))
 
 
 # --- the other data sets, in the layouts in which they are published
