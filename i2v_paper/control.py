@@ -67,10 +67,12 @@ def true_eta(name, clips, which=None):
     return eta(name, factor_values(name, clips.factors_of(range(len(clips)) if which is None else which)), clips.drawn) if name else None
 
 def eta_of_latents(name, clips, latents):
-    "One-hot vectors of all views of clips that `encode_clips` encoded, (N*views, dim); mirrored views have mirrored factors"
+    "One-hot vectors of all views of clips that `encode_clips` encoded, (N*views, dim); mirrored and turned views have mirrored and turned factors; `Problem` for turned end points"
     n = len(latents['mu']); idx = np.arange(n) % len(clips)
     mirrored = latents['mirrored'].numpy() if 'mirrored' in latents else np.zeros(n, bool)
-    return eta(name, factor_values(name, clips.factors_of(idx, mirrored)), clips.drawn)
+    values, turns = factor_values(name, clips.factors_of(idx, mirrored)), latents['turns'].numpy() if 'turns' in latents else np.zeros(n, int)
+    if name != 'direction' and turns.any(): raise Problem(f'control = {name} has no meaning in turned views: set flow_turns to False')
+    return eta(name, values + turns*np.pi/2 if name == 'direction' else values, clips.drawn)
 
 # %% ../nbs/13a_control.ipynb #6133cb7c
 def find_tip(frames):

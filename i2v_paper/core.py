@@ -137,6 +137,8 @@ class Settings:
     flow_batch: int = 50
     flow_lr: float = 1e-5
     flow_betas: tuple = (.9, .999); flow_amsgrad: bool = False; flow_lr_end: float = 0.; flow_weight_decay: float = 0.   # flow_lr_end 0: lr_end
+    flow_turns: bool = False     # the flow's views of a clip are turned by quarters; for pictures without up and down
+    flow_agree: float = 0.       # weight, at first, of how far residuals of one z in front of two pictures are apart or, of turned views, those of two under their own eta; a tenth of it at last
     flow_patience: int = 0       # evaluations without improvement before stopping; 0: never
     sources: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -191,7 +193,9 @@ _slow = V('ours: half a sky is learned slowly', grow_s=_drift['grow_s'], video_l
 _quick_of = lambda d: _quick | (_limbs if d in ('bair', 'iper') else _slow if d == 'landscape' else V())
 _sky = V('ours: what drifts is learned where it fills the picture; critics that join earlier sharpen more with every piece of a chain', start='dtdb-clouds-small-s0', video_steps=8000, critic_start=.9, minutes=43.)
 _reach = V('ours: the end of a clip, where the arm is told to be, is learned last', video_steps=6000, minutes=85.)
-_small_of = lambda d: _small | (_drift | (_sky if d == 'landscape' else V()) if d in (*TEXTURES, 'dtdb', 'landscape') else _reach if d == 'bair' else V())
+_agree = {'bair': V('ours: a residual should mean the same in front of every picture', flow_agree=5.),
+          'dtdb-clouds': V('ours: a residual should mean the same under every wind; clouds overhead have no up and down', flow_agree=2., flow_turns=True, flow_steps=8000)}
+_small_of = lambda d: _small | (_drift | (_sky if d == 'landscape' else V()) if d in (*TEXTURES, 'dtdb', 'landscape') else _reach if d == 'bair' else V()) | _agree.get(d, V())
 
 _each = {'bair': (1, 1), 'iper': (60, 80), 'landscape': (10, 10), 'dtdb-fire': (80, 40), 'dtdb-vegetation': (55, 40), 'dtdb-waterfall': (120, 30), 'dtdb-clouds': (100, 50)}
 _epoch = {d: _released(video_each=v, flow_each=f) for d, (v, f) in _each.items()}             # clips of each video in an epoch
