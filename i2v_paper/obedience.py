@@ -175,7 +175,7 @@ CLAIMS = dict(end_point=Claim('told an end point: distance from it, part of that
               direction=Claim('told a direction: median error, degrees', 15.), quadrants=Claim('told nothing: share of the least visited quadrant', .05, False),
               carried_direction=Claim('transfer: median error of the direction, degrees', 45.), carried_speed=Claim('transfer: correlation of speeds', .5, False),
               kept_speed=Claim("the query's nu under a new direction: correlation of speeds", .5, False), fresh_speed=Claim('a fresh nu under that direction: correlation of speeds', .5),
-              slight_speed=Claim("the query's nu, its direction turned by 10 degrees: correlation of speeds", .5, False), turned_speed=Claim("the query's nu under the opposite direction: correlation of speeds", 0.),
+              slight_speed=Claim("the query's nu, its direction turned by 10 degrees: correlation of speeds", .5, False), turned_speed=Claim("the query's nu under the opposite direction: correlation of speeds", .5, False),
               brightness=Claim('three times as long: largest change of brightness', .15), sharpness=Claim('three times as long: largest change of sharpness', .15), seam=Claim('three times as long: largest seam, in median steps', 2.))
 
 def verdict(claim, low, high) -> str:
