@@ -17,7 +17,7 @@ from i2v_paper.train import GONE, USUAL, last_words, run_together
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGE = dict(video_batch=8, embed_batch=8, flow_batch=16, critic_start=.25, official_losses=True, disc_frames=6, embed_percep=.5, gp_every=2, control='endpoint',
-              video_lr=1e-6, critic_lr=1e-6, embed_lr=1e-6, flow_lr=1e-6, video_steps=5, embed_steps=2, flow_steps=6)      # a small rate: what a sum's rounding moves, Adam's first steps would enlarge
+              video_lr=1e-6, critic_lr=1e-6, embed_lr=1e-6, flow_lr=1e-6, video_steps=5, embed_steps=2, flow_steps=6, flow_agree=.5)      # a small rate: what a sum's rounding moves, Adam's first steps would enlarge
 JOB = f'''
 import sys; from pathlib import Path
 from i2v_paper import core, dynamics, scale, synthesis, video
@@ -88,6 +88,27 @@ def test_losses_are_those_of_one_process_with_the_whole_batch(one, n=2, accumula
     codes, out = processes(n, JOB, one, f'n{n}a{accumulate}', accumulate, -1); assert codes == [0]*n, out[0][1] + out[-1][1]
     same(one/'one', one/f'n{n}a{accumulate}'); gp = [float(r['gp']) for r in Log(one/'one'/'log-video.csv').rows if r.get('gp')]; assert len(gp) == 2 and min(gp) > 1e-5
     assert not list((one/f'n{n}a{accumulate}').glob('.latents*')) and Log(one/'one'/'log-video.csv').rows[0]['total'] != '0'
+
+
+TURNED = '''
+import sys, torch; from pathlib import Path
+from i2v_paper import core, dynamics, scale
+from i2v_paper.control import eta
+where, name = Path(sys.argv[1]), sys.argv[2]; scale.join('cpu'); g = torch.Generator().manual_seed(0); N, V = 24, 8
+s = core.settings('dtdb-clouds', 'smoke', control='direction', flow_turns=True, flow_agree=1., flow_lr=1e-6, flow_batch=16, flow_steps=6)
+L = dict(mu=torch.randn(N*V, s.z_dim, generator=g), logvar=torch.zeros(N*V, s.z_dim), code=torch.randn(N*V, s.embed_dim, generator=g), mirrored=torch.rand(N*V, generator=g) < .5, eta=eta('direction', 6*torch.rand(N*V, generator=g).numpy()))
+if core.world()[0] == 0: core.open_run(name, s, dict(seed=0), dict(fingerprint=''), where=where)
+scale.wait(); stage = core.train_stage; dynamics.train_stage = lambda *a, **k: stage(*a, **(k | dict(log_every=1)))
+dynamics.train_dynamics(core.Run(where/name), s, L, videos=range(N)); scale.leave()
+'''
+
+
+def test_agreement_of_turned_views_is_that_of_one_process(tmp_path):
+    "Pairs of views are dealt out whole"
+    for n in (1, 2): codes, out = processes(n, TURNED, tmp_path, f'n{n}'); assert codes == [0]*n, out[0][1] + out[-1][1]
+    A, B = (Log(tmp_path/f'n{n}'/'log-dynamics.csv').rows for n in (1, 2)); assert len(A) == len(B) == 6 and float(A[0]['far']) > .1
+    for x, y in zip(A, B):
+        for k in ('nll', 'far'): assert abs(float(x[k]) - float(y[k])) < 1e-5, (k, x, y)
 
 
 def test_a_run_of_two_continues_in_one(one):
