@@ -134,11 +134,9 @@ class Settings:
     flow_clamp: float = 0.       # 0: log-scales are free
     flow_steps: int = 0
     flow_epochs: int = 0; flow_each: int = 0
-    flow_batch: int = 50
-    flow_lr: float = 1e-5
+    flow_batch: int = 50; flow_lr: float = 1e-5
     flow_betas: tuple = (.9, .999); flow_amsgrad: bool = False; flow_lr_end: float = 0.; flow_weight_decay: float = 0.   # flow_lr_end 0: lr_end
-    flow_turns: bool = False     # the flow's views of a clip are turned by quarters; for pictures without up and down
-    flow_agree: float = 0.       # weight, at first, of how far residuals of one z in front of two pictures are apart or, of turned views, those of two under their own eta; a tenth of it at last
+    flow_turns: bool = False; flow_agree: float = 0.   # turn the views of a clip by quarters, where pictures have no up and down; weight, at first, of (agree) in 13_dynamics
     flow_patience: int = 0       # evaluations without improvement before stopping; 0: never
     sources: dict = field(default_factory=dict, repr=False, compare=False)
 
