@@ -45,7 +45,7 @@ def encode_clips(
     for start in [i for i in at if i % batch == 0]:
         g = step_generator(seed, 'latents', start); rows = torch.arange(start, min(start + batch, todo)); idx = (rows % len(clips)).tolist()
         extra = dict(augment=choices, rng=torch.randint(2**31, (1,), generator=g).item(), jitter=s.jitter) if start >= plain else {}
-        clip, mirrored = clips.mirrored_batch(idx, **extra); turns = rows//len(clips) % 4 if s.flow_turns else 0*rows; clip = quarter_turned(clip, turns).to(device)
+        clip, mirrored = clips.mirrored_batch(idx, **extra); turns = rows//len(clips) % 4*s.flow_turns; clip = (quarter_turned(clip, turns) if s.flow_turns else clip).to(device)
         mu, logvar = model.encode(clip[:, 1:])
         for k, v in zip(out, (mu, logvar, embedder(clip[:, 0]), mirrored, turns)): out[k].append(v.cpu())
         bar.update(start + len(idx))
@@ -129,7 +129,7 @@ def train_dynamics(
     if s.ablation == 'cinn': return Prior()
     held, train = hold_out(len(latents['mu']), videos, step_generator(seed, 'split', 0))
     steps = steps_of(s.flow_steps, s.flow_epochs, epoch or len(train), s.flow_batch); every = max(steps//50, 1)
-    paired, rolled = bool(s.flow_agree and s.flow_turns and s.control), bool(s.flow_agree and not s.flow_turns); part = share(s.flow_batch//2 if paired else s.flow_batch)
+    agree = s.flow_agree*bool(s.control or not s.flow_turns); paired = bool(agree and s.flow_turns); part = share(s.flow_batch//2 if paired else s.flow_batch)
     torch.manual_seed(seed); flow = Dynamics(s).to(device); flow.fit_scale(latents['code'][train]); best = Best(flow)
     opt = torch.optim.Adam(flow.parameters(), s.flow_lr, s.flow_betas, weight_decay=s.flow_weight_decay, amsgrad=s.flow_amsgrad, fused=True)
     z_held = draw_z(latents, held, step_generator(seed, 'held-out', 0)).to(device); c_held = latents['code'][held].to(device)
@@ -140,14 +140,13 @@ def train_dynamics(
         idx = train[torch.randint(len(train), (part.total,), generator=g)]; other = idx.roll(1)[part.cut]
         if paired: idx = torch.stack([idx, partners(idx, len(videos), latents['mirrored'], g)], 1)
         z, idx = draw_z(latents, idx, g)[part.cut].flatten(0, -2).to(device), idx[part.cut].flatten(); c = latents['code'][idx].to(device)
-        nu, det = flow(z, c, eta(idx)); nll, far = part.weight*gaussian_nll(nu, det).mean(), torch.zeros(())                # (dynamics)
-        if paired: far = flow(latents['mu'][idx].to(device), c, eta(idx))[0].unflatten(0, (-1, 2)).diff(dim=1)
-        elif rolled: far = flow(z, latents['code'][other].to(device), eta(idx))[0] - nu
-        far = part.weight*far.square().sum(-1).mean(); loss = nll + s.flow_agree*.1**(k/steps)*far                          # (agree)
-        told, told_far = totals(dict(nll=nll.item(), far=far.item())).values()
-        if not math.isfinite(told): raise Problem(f'the likelihood is {told} at step {k} of the dynamics stage\nlower flow_lr (now {s.flow_lr:g}) or set flow_clamp (now {s.flow_clamp:g})')
+        nu, det = flow(z, c, eta(idx)); loss = part.weight*gaussian_nll(nu, det).mean(); values = dict(nll=loss.item())        # (dynamics)
+        if agree:
+            pair = flow(latents['mu'][idx].to(device), c, eta(idx))[0].unflatten(0, (-1, 2)).diff(dim=1) if paired else flow(z, latents['code'][other].to(device), eta(idx))[0] - nu
+            far = part.weight*pair.square().sum(-1).mean(); loss = loss + agree*.1**(k/steps)*far; values['far'] = far.item()  # (agree)
+        values = {name: v/s.z_dim for name, v in totals(values).items()}
+        if not math.isfinite(values['nll']): raise Problem(f'the likelihood is {values["nll"]} at step {k} of the dynamics stage\nlower flow_lr (now {s.flow_lr:g}) or set flow_clamp (now {s.flow_clamp:g})')
         opt.zero_grad(set_to_none=True); loss.backward(); sum_gradients(flow.parameters()); torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.); opt.step()
-        values = dict(nll=told/s.z_dim) | (dict(far=told_far/s.z_dim/2) if paired or rolled else {})
         if (k + 1) % every == 0:
             with torch.no_grad(): value = agreed(flow.nll(z_held, c_held, eta(held)).mean().item())/s.z_dim
             best.look(flow, value); values['held_out'] = value

@@ -26,3 +26,10 @@ def test_shipped_run_does_what_its_record_says(name, tmp_path):
     assert gain(x[:, 1:], system.reconstruct(x), x[:, 0])['gain'] == pytest.approx(told['gain'], abs=.8)       # other clips than the record's 256
     X = system.futures(x[:16, 0], 3, eta=true_eta(s.control, clips, range(16)))
     assert spread(X) == pytest.approx(told['spread'], rel=.5)
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_front_page_offers_shipped_run(name):
+    "Its name stands where a reader can copy the call, and what it makes moves on the page"
+    page = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert f"'{name}'" in page and (not name.endswith('-s0') or f'(figures/{name}.webp)' in page)
