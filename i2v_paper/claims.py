@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DIVERSITIES', 'TABLE2', 'HYPOTHESES', 'SECTIONS', 'READS', 'Ask', 'Missing', 'Hypothesis', 'ratio', 'over_seeds',
-           'train_command', 'run_for', 'kept', 'Seen', 'seen', 'true_futures', 'land_of', 'drifts', 'drift_spread',
-           'speed_spread', 'sharp', 'best_error', 'best_of', 'part_of_still', 'ground_motion', 'uncovered_texture',
-           'beside', 'radial_part', 'difference', 'told', 'scored', 'ranked', 'looks', 'by_speed', 'slow_to_fast',
-           'fire_to_clouds', 'fitted', 'dg_angle', 'dg_blur', 'end_spread', 'hard', 'norms', 'card', 'dynamics_part',
-           'accuracies', 'judge_claim', 'judge_claims', 'claims_table', 'write_claims', 'write_overview']
+           'train_command', 'run_for', 'kept', 'Seen', 'held_out', 'seen', 'true_futures', 'land_of', 'drifts',
+           'drift_spread', 'speed_spread', 'sharp', 'best_error', 'best_of', 'part_of_still', 'ground_motion',
+           'uncovered_texture', 'beside', 'radial_part', 'difference', 'told', 'scored', 'ranked', 'looks', 'by_speed',
+           'slow_to_fast', 'fire_to_clouds', 'fitted', 'dg_angle', 'dg_blur', 'end_spread', 'hard', 'norms', 'card',
+           'dynamics_part', 'accuracies', 'judge_claim', 'judge_claims', 'claims_table', 'write_claims',
+           'write_overview']
 
 # %% ../nbs/18b_claims.ipynb #6cf5e97c
 import json
@@ -26,7 +27,7 @@ from .control import find_wind, true_eta
 from .core import CACHE, RUNS, TEXTURES, Problem, Run, atomic, command_of, merge_json, nearest, note_sources, provenance, run_name
 from .data import load_clips
 from .dtfvd import WEIGHTS_FOLDER
-from .figures import FIGURES, hard_ones, spread_out
+from .figures import FIGURES, errors, hard_ones, spread_out
 from .metrics import backbone, to_bytes
 from .obedience import CLAIMS, over_starts, sharpness, tip_reader, verdict
 from .paper import FIGURES as FOLDER
@@ -101,12 +102,16 @@ class Seen(NamedTuple):
     which: list             # which of them
     run: str
 
+def held_out(run, s, n=0):
+    "Test clips of a run with settings s: as many as its preset has, or n if that is more and they are drawn"
+    given = run.record['parameters']; real = given.get('data_dir') or None
+    return load_clips(s.dataset, 'test', s.frames + s.context - 1, s.size, n=s.n_test if real else max(s.n_test, n), data_dir=real, seed=given['seed'], report=None)
+
 def seen(ask, dataset, variant='', seed=0, n_starts=0) -> Seen:
     "Futures of held-out start frames, evenly spaced, of a run"
     key = dataset, variant, seed, n_starts
     if key not in ask.seen:
-        run = run_for(ask, dataset, variant, seed); system = load_any(run, ask.device); s, given = system.settings, run.record['parameters']
-        clips = load_clips(dataset, 'test', s.frames + s.context - 1, s.size, n=s.n_test, data_dir=given.get('data_dir') or None, seed=given['seed'], report=None)
+        run = run_for(ask, dataset, variant, seed); system = load_any(run, ask.device); s = system.settings; clips = held_out(run, s)
         which = spread_out(n_starts or ask.n_starts, len(clips)); context, clip = begin(system, clips.batch(which).to(ask.device)); told = true_eta(s.control, clips, which)
         fut = torch.cat([system.futures(c, ask.n_futures, seed + 1_000_003*k, **({} if told is None else dict(eta=told[32*k:32*k + 32].to(ask.device)))) for k, c in enumerate(context.split(32))])
         ask.seen[key] = Seen(clip.cpu(), fut.cpu(), clips, which, run.path.name)
@@ -252,8 +257,11 @@ def end_spread(axis):
     return find
 
 def hard(dataset):
-    "Best error, still's, and whether § A.6 calls the clip hard, of four times as many start frames"
-    def find(ask, seed): m = seen(ask, dataset, '', seed, n_starts=4*ask.n_starts); return np.column_stack([best_error(m), np.asarray(hard_ones(m.clips, m.clips.batch(range(len(m.clips)))))[m.which]])
+    "Best error, still's, and whether § A.6 calls the clip hard, of four times as many start frames: hard clips are few, and one clip differs much from another"
+    def find(ask, seed):
+        run = run_for(ask, dataset, '', seed); system = load_any(run, ask.device); n = 4*ask.n_starts; clips = held_out(run, system.settings, n)
+        clip = clips.batch(range(len(clips))); which = spread_out(n, len(clips)); e = errors(system, clip[which], ask.n_futures, seed, ask.device)
+        return np.column_stack([e['best'], e['still'], np.asarray(hard_ones(clips, clip))[which]])
     return find
 
 def norms(ask, seed):

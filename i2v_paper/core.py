@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'RUNS', 'CACHE', 'TEXTURES', 'DATASETS', 'PRESETS', 'find_root', 'Problem', 'nearest', 'check_parameters',
            'Settings', 'V', 'settings', 'step_generator', 'seed_everything', 'atomic', 'write_json', 'merge_json',
-           'parameters_of', 'note_sources', 'pack', 'unpack', 'shown', 'pick_device', 'provenance', 'peak_memory',
-           'run_name', 'command_of', 'Run', 'open_run', 'close_run', 'Log', 'clock', 'Progress', 'world',
+           'parameters_of', 'sha256_of', 'note_sources', 'pack', 'unpack', 'shown', 'pick_device', 'provenance',
+           'peak_memory', 'run_name', 'command_of', 'Run', 'open_run', 'close_run', 'Log', 'clock', 'Progress', 'world',
            'same_everywhere', 'train_stage', 'learning_rate', 'set_learning_rate']
 
 # %% ../nbs/00_core.ipynb #b22bb52c
@@ -184,7 +184,7 @@ _released = lambda **values: V('authors: released configuration', **values)
 
 _jitter = {d: _released(jitter={'bair': (.1, .1, .1, 0.), 'iper': (.2, .2, .2, 0.)}.get(d, (.3, .3, .3, .15))) for d in DATASETS}
 
-_drift = V('ours: what drifts is learned slowly, by many steps of fewer frames', minutes=73., video_lr=1e-3, video_steps=12_000, n_train=16_000, critic_start=.8,
+_drift = V('ours: what drifts is learned slowly, by many steps of fewer frames', minutes=110., video_lr=1e-3, video_steps=20_000, n_train=16_000, critic_start=.9,
            **{k: _quick[k] for k in ('frames', 'z_dim', 'max_mult', 'enc_channels', 'enc_stride_t', 'grow_t', 'disc_stride_t', 'disc_frames')}, grow_s=(1, 1, 0, 1, 0))
 _limbs = V('ours: an untrained critic already tells an arm that moves from a blur', critic_start=.05, video_steps=800, minutes=8.)
 _slow = V('ours: half a sky is learned slowly', grow_s=_drift['grow_s'], video_lr=1e-3, video_steps=1200, critic_start=.9)
@@ -267,9 +267,13 @@ def parameters_of(command) -> tuple:
     "Notebook and parameters of a papermill command, as they stand in it"
     m = re.search(r"papermill (nbs/\S+\.ipynb)((?: -p \S+ (?:'[^']*'|\S+))*)", command or ''); return (m[1], {k: v.strip("'") for k, v in re.findall(r"-p (\S+) ('[^']*'|\S+)", m[2])}) if m else ('', {})
 
+def sha256_of(file) -> str:
+    "SHA-256 of a file, in hex"
+    with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
 def note_sources(where, entries):
     "Adds entries to sources.json in a folder, artefact -> dict with `command`; the notebook, its parameters and the SHA-256 of the file are filled in"
-    where = Path(where); digest = lambda f: dict(sha256=hashlib.sha256(f.read_bytes()).hexdigest()) if f.is_file() else {}
+    where = Path(where); digest = lambda f: dict(sha256=sha256_of(f)) if f.is_file() else {}
     merge_json(where/'sources.json', **{k: v | dict(zip(('notebook', 'parameters'), parameters_of(v.get('command')))) | digest(where/k) for k, v in entries.items()})
 
 

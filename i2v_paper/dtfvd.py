@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WEIGHTS_FOLDER', 'BackboneSettings', 'backbone_settings', 'classes_of', 'classify', 'accuracy',
-           'train_backbone', 'confusion', 'dominant', 'plot_confusion', 'plot_curves', 'sha256', 'save_backbone',
-           'load_backbone', 'wilson', 'accuracy_scores', 'ship_backbone']
+           'train_backbone', 'confusion', 'dominant', 'plot_confusion', 'plot_curves', 'save_backbone', 'load_backbone',
+           'wilson', 'accuracy_scores', 'ship_backbone']
 
 # %% ../nbs/15b_dtfvd.ipynb #260cf69e
-import hashlib, json, math, shutil
+import json, math, shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from .core import ROOT, Log, Problem, V, atomic, merge_json, nearest, note_sources, set_learning_rate, train_stage, write_json
+from .core import ROOT, Log, Problem, V, atomic, merge_json, nearest, note_sources, set_learning_rate, sha256_of, train_stage, write_json
 from .i3d import I3D
 from .show import COLORS, style
 from .textures import DYNAMICS
@@ -138,16 +138,12 @@ def plot_curves(log, title=''):
 # %% ../nbs/15b_dtfvd.ipynb #1f009803
 WEIGHTS_FOLDER = ROOT/'i2v_paper'/'weights'
 
-def sha256(path) -> str:
-    "Of a file, in hex"
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
 def save_backbone(net, path, **card) -> dict:
     "Writes the weights in half precision and their card beside them (.json); returns the card"
     path = Path(path); half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     with atomic(path) as tmp: save_file({k: v.contiguous().cpu() for k, v in half.items()}, tmp)
     card = dict(name=path.stem, network='I3D', n_classes=net.n_classes, width=net.width, frames=net.frames, dim=net.dim,
-                parameters=sum(p.numel() for p in net.parameters()), file=path.name, bytes=path.stat().st_size, sha256=sha256(path), licence='MIT') | card
+                parameters=sum(p.numel() for p in net.parameters()), file=path.name, bytes=path.stat().st_size, sha256=sha256_of(path), licence='MIT') | card
     write_json(path.with_suffix('.json'), card)
     return card
 
@@ -160,7 +156,7 @@ def load_backbone(
         there = sorted(p.stem for p in WEIGHTS_FOLDER.glob('*.safetensors'))
         raise Problem(f'there is no backbone {str(name)!r}: {path} and its card do not both exist; {nearest(name, there) if there else "none is shipped"}\ntrain one: papermill nbs/dtfvd.ipynb')
     card = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
-    if sha256(path) != card['sha256']: raise Problem(f'{path} is not the file that its card describes: SHA-256 {sha256(path)[:8]}..., not {card["sha256"][:8]}...\ncopy both again, or train it anew: papermill nbs/dtfvd.ipynb')
+    if sha256_of(path) != card['sha256']: raise Problem(f'{path} is not the file that its card describes: SHA-256 {sha256_of(path)[:8]}..., not {card["sha256"][:8]}...\ncopy both again, or train it anew: papermill nbs/dtfvd.ipynb')
     net = I3D(card['n_classes'], card['width'], card['frames'])
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     net.card = card

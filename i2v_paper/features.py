@@ -8,7 +8,6 @@ __all__ = ['BAPPS', 'WEIGHTS', 'IMAGENET', 'VGG16', 'LITE0', 'NETS', 'blurred', 
            'resize', 'with_heads', 'feature_net', 'unit', 'PerceptualDistance', 'lpips']
 
 # %% ../nbs/07_features.ipynb #fd18253f
-import hashlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import CACHE, Problem, shown
+from .core import CACHE, Problem, sha256_of, shown
 
 # %% ../nbs/07_features.ipynb #548f5e3a
 def blurred(frames, sigma):   # (N,3,H,W); standard deviation, in pixels
@@ -79,8 +78,7 @@ def locate(name,       # key of `WEIGHTS`
 # %% ../nbs/07_features.ipynb #4a11e04f
 def read_weights(path, sha256):   # a checkpoint; what the SHA-256 of the file has to be
     "The tensors of a checkpoint in the order of the file; `Problem` if its SHA-256 is another. Executes nothing from the file"
-    with open(path, 'rb') as f: digest = hashlib.file_digest(f, 'sha256').hexdigest()
-    if digest != sha256:
+    if (digest := sha256_of(path)) != sha256:
         raise Problem(f'{path} is not the file we mean: its SHA-256 begins {digest[:8]}, not {sha256[:8]}.\n'
                       'Mend: the download was cut short or it is another version; fetch it again.')
     return torch.load(path, map_location='cpu', weights_only=True)

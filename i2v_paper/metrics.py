@@ -19,8 +19,8 @@ import torch
 from torch.nn import functional as F
 
 import i2v_paper
-from .core import CACHE, Problem, atomic, nearest, shown
-from .dtfvd import load_backbone, sha256
+from .core import CACHE, Problem, atomic, nearest, sha256_of, shown
+from .dtfvd import load_backbone
 from .features import WEIGHTS, Weights, PerceptualDistance, blurred, feature_net
 from .i3d import I3D, read_i3d
 
@@ -149,7 +149,7 @@ def find_weights(name, path=None) -> Path:
     if not file.is_file():
         where = f'features.fetch({name!r}, table=VIDEO_WEIGHTS) downloads it from {w.url}; or put it there yourself' if w.url else "get it by the links on the authors' page (models/DTI3D) and put it there"
         raise Problem(f'{name} needs {w.file} ({w.size}, {known}); it is not at {shown(file)}\n{where}, or name the file: backbone({name!r}, path=...)')
-    if w.sha256 and sha256(file) != w.sha256: raise Problem(f'{file} is not the file we mean: SHA-256 {sha256(file)[:8]}..., not {w.sha256[:8]}...\nthe download was cut short, or it is another version; fetch it again')
+    if w.sha256 and sha256_of(file) != w.sha256: raise Problem(f'{file} is not the file we mean: SHA-256 {sha256_of(file)[:8]}..., not {w.sha256[:8]}...\nthe download was cut short, or it is another version; fetch it again')
     return file
 
 BACKBONES = ('dtfvd-drawn-16', 'dtfvd-drawn-32', 'dtfvd-16', 'dtfvd-32', 'i3d-kinetics', 'efflite0', 'inception')
@@ -162,7 +162,7 @@ def backbone(name, path=None, device='cpu') -> Backbone:
     if name in ('dtfvd-16', 'dtfvd-32'):
         file, n, w = find_weights(name, path), int(name[-2:]), VIDEO_WEIGHTS[name]
         net = read_i3d(torch.load(file, map_location='cpu', weights_only=True), n).to(device)
-        return Backbone(name, net.features, net.dim, 'before the last layer', w.trained_on, w.licence, sha256(file), 224, 'corners', n, device=device)
+        return Backbone(name, net.features, net.dim, 'before the last layer', w.trained_on, w.licence, sha256_of(file), 224, 'corners', n, device=device)
     if name == 'i3d-kinetics':
         file, w = find_weights(name, path), VIDEO_WEIGHTS[name]; script = torch.jit.load(file, map_location=device).eval()
         net = lambda X: script(((X + 1)*127.5).round().transpose(1, 2), rescale=True, resize=True, return_features=True)      # it resizes and rescales itself

@@ -549,7 +549,7 @@ def _markdown(c: Cell) -> str:
 
 def _latex(c: Cell) -> str:
     lines = [tex(l) for l in c.text.split('\n')]
-    text = lines[0] if len(lines) == 1 else r'\shortstack[l]{' + r'\\ '.join(lines) + '}'
+    text = lines[0] if len(lines) == 1 else r'\vtop{' + ''.join(rf'\hbox{{\strut {l}}}' for l in lines) + '}'
     return r'\texttt{' + text + '}' if c.code else r'\textbf{' + text + '}' if c.bold else text
 
 @dataclass(frozen=True, repr=False)
@@ -569,15 +569,15 @@ class Sheet:
     _repr_markdown_ = markdown
     def __repr__(self): return f'Sheet({self.name})'
     def latex(self) -> str:
-        "As LaTeX, a table environment a part; no packages are needed"
+        "As LaTeX, a table environment a part, for a page on its side; no packages are needed. Commands, which are long, stand below the table"
         out = []
         for p in self.parts:
-            wide = {i for i in range(len(p.columns)) if any(len(l) > 30 for r in p.rows for l in r[i].text.split('\n'))}
-            width = .3 if len(wide) == 1 else .9/len(p.columns)
-            spec = ''.join(rf'p{{{width:.2f}\linewidth}}' if i in wide else 'l' for i in range(len(p.columns)))
-            head, *rows = (' & '.join(_latex(c) for c in r) + r' \\' for r in [[Cell(c) for c in p.columns], *p.rows])
-            out += [r'\begin{table}', r'\footnotesize', rf'\caption{{{tex(f"{self.title}. {p.head}.")}}}', rf'\begin{{tabular}}{{{spec}}}', r'\hline', head, r'\hline',
-                    *rows, r'\hline', r'\end{tabular}', *(r'\par\smallskip ' + tex(n) for n in p.notes), r'\end{table}', '']
+            columns = [i for i, c in enumerate(p.columns) if c != 'command']; wide = {i for i in columns if any(len(l) > 30 for r in p.rows for l in r[i].text.split('\n'))}
+            spec = ''.join(rf'p{{{.85/len(columns):.2f}\linewidth}}' if i in wide else 'l' for i in columns); at = {c: i for i, c in enumerate(p.columns)}
+            below = {r[at['command']].text: r[at['run'] if r[at['run']].text != '–' else at['system']] for r in p.rows[::-1] if r[at['command']].text != '–'} if 'command' in at else {}
+            head, *rows = (' & '.join(_latex(r[i]) for i in columns) + r' \\' for r in [[Cell(c) for c in p.columns], *p.rows])
+            out += [r'\begin{table}', r'\scriptsize\setlength{\tabcolsep}{3pt}', rf'\caption{{{tex(f"{self.title}. {p.head}.")}}}', rf'\begin{{tabular}}{{{spec}}}', r'\hline', head, r'\hline',
+                    *rows, r'\hline', r'\end{tabular}', *(r'\par\smallskip ' + tex(n) for n in p.notes), *(rf'\par {_latex(who)}: {_latex(Cell(c, code=True))}' for c, who in list(below.items())[::-1]), r'\end{table}', '']
         return '\n'.join(out)
     def csv(self) -> str:
         "As CSV"

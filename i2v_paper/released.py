@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PREFIX', 'LAYOUT', 'STAGE1', 'AUTOENCODER', 'STAGE2', 'DATA_NAMES', 'FOLDERS', 'RESNETS', 'NORMS', 'Config',
            'plain_path', 'weight_file', 'part_folder', 'Released', 'open_released', 'decoder_options', 'Missing',
-           'CodeOnly', 'load_video', 'load_embedder', 'load_flow', 'load_released', 'write_released', 'sha256_of',
-           'ReleasedRun', 'released_run']
+           'CodeOnly', 'load_video', 'load_embedder', 'load_flow', 'load_released', 'write_released', 'ReleasedRun',
+           'released_run']
 
 # %% ../nbs/19a_released.ipynb #f14d884f
-import hashlib, math
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from .core import RUNS, Problem, Run, Settings, nearest, settings, write_json
+from .core import RUNS, Problem, Run, Settings, nearest, settings, sha256_of, write_json
 from .dynamics import Dynamics
 from .official import load_official, official_options, read_official, to_official
 from .video import VideoModel
@@ -212,10 +212,6 @@ def write_released(
     return root
 
 # %% ../nbs/19a_released.ipynb #eebeda48
-def sha256_of(file) -> str:
-    "SHA-256 of a file"
-    with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
 class ReleasedRun(Run):
     "A released model as a run: its weights stay where they are, what is measured goes below `runs`"
     def __init__(self, where, control=None, runs=RUNS):

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .cinn import residual_statistics
-from .core import ROOT, RUNS, Problem, Run, atomic, nearest, step_generator, world
+from .core import ROOT, RUNS, Problem, Run, atomic, nearest, sha256_of, step_generator, world
 from .control import eta_of_latents, true_eta
 from .dynamics import build_dynamics, encode_clips, train_dynamics, train_embedder
 from .embedder import build_embedder
 from .losses import kl_divergence
-from .released import PREFIX, ReleasedRun, load_released, sha256_of
+from .released import PREFIX, ReleasedRun, load_released
 from .scale import agreed, wait
 from .show import motion_energy, psnr
 from .standins import TEST_SEED, find_standin
@@ -210,7 +210,7 @@ def tint(X, x0):
 @torch.no_grad()
 def examine(
     system,            # an I2V
-    clips,             # held-out Clips
+    clips,             # Clips of the test split: drawn ones are drawn again from their numbers
     n_starts=64,       # start frames for futures
     n_futures=5,
     seed=0,

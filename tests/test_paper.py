@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -187,6 +188,14 @@ def check_latex(text):
 @pytest.mark.parametrize('name', SHEETS)
 def test_latex_is_well_formed(name):
     check_latex(sheet(name, checked() if name != 'differences' else ()).latex())
+
+
+@pytest.mark.skipif(not shutil.which('pdflatex'), reason='pdflatex is not installed')
+def test_latex_compiles(tmp_path):
+    for name in SHEETS: (tmp_path/f'{name}.tex').write_text(sheet(name, checked() if name != 'differences' else ()).latex())
+    (tmp_path/'all.tex').write_text('\\documentclass{article}\n\\begin{document}\n' + ''.join(rf'\input{{{name}}}\clearpage' for name in SHEETS) + '\n\\end{document}\n')
+    made = subprocess.run(['pdflatex', '-halt-on-error', '-interaction=nonstopmode', 'all.tex'], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stdout[-1500:]
 
 
 def test_latex_of_nasty_text():
