@@ -49,6 +49,7 @@ class Ask:
     runs: Path = RUNS
     where: Path = FOLDER      # results.json, for what came with the project
     seen: dict = field(default_factory=dict, repr=False)      # futures that several claims look at
+    read: set = field(default_factory=set, repr=False)        # names of the runs that were read
 
 class Missing(Problem):
     "What has to be run first: its commands"
@@ -83,7 +84,7 @@ def run_for(ask, dataset, variant='', seed=0) -> Run:
     ends = [variant, *([f'{variant}-{c}frames'] if variant in SYSTEMS and (c := context_of(variant, 'official')) > 1 else [])]
     for end in ends:
         run = run_of(run_name(dataset, ask.preset, seed, real=ask.real, variant=end), ask.runs)
-        if run.file('system' if variant in SYSTEMS else 'dynamics').exists(): return run
+        if run.file('system' if variant in SYSTEMS else 'dynamics').exists(): ask.read.add(run.path.name); return run
     if variant in SYSTEMS and variant not in written(): raise Missing(f'{SYSTEMS[variant].title} has no notebook yet')
     raise Missing(train_command(ask, dataset, variant, seed))
 
@@ -367,7 +368,7 @@ def claims_table(records):
 # %% ../nbs/18b_claims.ipynb #84fe706e
 def write_claims(section, records, ask, where, command) -> list:
     "Writes claims/<section>-<preset>.md, the records to results.json, their source to sources.json, and claims.md, which shows all that results.json holds; the files"
-    where, name = Path(where), f'{section}-{ask.preset}'; file = where/'claims'/f'{name}.md'; runs = sorted({s.run for s in ask.seen.values()})
+    where, name = Path(where), f'{section}-{ask.preset}'; file = where/'claims'/f'{name}.md'; runs = sorted(ask.read)
     with atomic(file) as tmp: tmp.write_text(f'### § {section}, {ask.preset}, {"real clips" if ask.real else "drawn stand-ins"}\n\n{claims_table(records).data}\n', encoding='utf-8')
     merge_json(where/'results.json', claims={name: dict(section=section, preset=ask.preset, records=records, command=command)})
     source = dict(runs=runs, command=command, commit=provenance()['commit'], read='results.json')
