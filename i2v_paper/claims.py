@@ -101,7 +101,6 @@ class Seen(NamedTuple):
     X: torch.Tensor         # futures (N, n, T, 3, S, S)
     clips: object           # Clips
     which: list             # which of them
-    run: str
 
 def held_out(run, s, n=0):
     "Test clips of a run with settings s: as many as its preset has, or n if that is more and they are drawn"
@@ -115,7 +114,7 @@ def seen(ask, dataset, variant='', seed=0, n_starts=0) -> Seen:
         run = run_for(ask, dataset, variant, seed); system = load_any(run, ask.device); s = system.settings; clips = held_out(run, s)
         which = spread_out(n_starts or ask.n_starts, len(clips)); context, clip = begin(system, clips.batch(which).to(ask.device)); told = true_eta(s.control, clips, which)
         fut = torch.cat([system.futures(c, ask.n_futures, seed + 1_000_003*k, **({} if told is None else dict(eta=told[32*k:32*k + 32].to(ask.device)))) for k, c in enumerate(context.split(32))])
-        ask.seen[key] = Seen(clip.cpu(), fut.cpu(), clips, which, run.path.name)
+        ask.seen[key] = Seen(clip.cpu(), fut.cpu(), clips, which)
     return ask.seen[key]
 
 def true_futures(m) -> torch.Tensor:
@@ -237,7 +236,7 @@ def fitted(ask, seed) -> Seen:
     if ('dg', seed) not in ask.seen:
         run = run_for(ask, 'dtdb-clouds', 'dg', seed); net = load_any(run, ask.device); s = net.settings
         clips = load_clips('dtdb-clouds', 'test', s.frames + s.context - 1, s.size, n=s.n_test, data_dir=run.record['parameters'].get('data_dir') or None, seed=seed, report=None); which = spread_out(min(ask.n_starts, 24), len(clips)); clip = clips.batch(which).to(ask.device)
-        X = overfit(net, clip, 10 if ask.preset == 'smoke' else 400, 2, seed); ask.seen['dg', seed] = Seen(begin(net, clip)[1].cpu(), X.cpu(), clips, which, run.path.name)
+        X = overfit(net, clip, 10 if ask.preset == 'smoke' else 400, 2, seed); ask.seen['dg', seed] = Seen(begin(net, clip)[1].cpu(), X.cpu(), clips, which)
     return ask.seen['dg', seed]
 
 def dg_angle(ask, seed):

@@ -573,11 +573,12 @@ class Sheet:
         out = []
         for p in self.parts:
             columns = [i for i, c in enumerate(p.columns) if c != 'command']; wide = {i for i in columns if any(len(l) > 30 for r in p.rows for l in r[i].text.split('\n'))}
-            spec = ''.join(rf'p{{{.85/len(columns):.2f}\linewidth}}' if i in wide else 'l' for i in columns); at = {c: i for i, c in enumerate(p.columns)}
-            below = {r[at['command']].text: r[at['run'] if r[at['run']].text != '–' else at['system']] for r in p.rows[::-1] if r[at['command']].text != '–'} if 'command' in at else {}
+            spec = ''.join(rf'p{{{.85/len(columns):.2f}\linewidth}}' if i in wide else 'l' for i in columns); below = {}
+            for row in (dict(zip(p.columns, r)) for r in p.rows if 'command' in p.columns):
+                if row['command'].text != '–': below.setdefault(row['command'].text, row['system' if row['run'].text == '–' else 'run'])
             head, *rows = (' & '.join(_latex(r[i]) for i in columns) + r' \\' for r in [[Cell(c) for c in p.columns], *p.rows])
             out += [r'\begin{table}', r'\scriptsize\setlength{\tabcolsep}{3pt}', rf'\caption{{{tex(f"{self.title}. {p.head}.")}}}', rf'\begin{{tabular}}{{{spec}}}', r'\hline', head, r'\hline',
-                    *rows, r'\hline', r'\end{tabular}', *(r'\par\smallskip ' + tex(n) for n in p.notes), *(rf'\par {_latex(who)}: {_latex(Cell(c, code=True))}' for c, who in list(below.items())[::-1]), r'\end{table}', '']
+                    *rows, r'\hline', r'\end{tabular}', *(r'\par\smallskip ' + tex(n) for n in p.notes), *(rf'\par {_latex(who)}: {_latex(Cell(c, code=True))}' for c, who in below.items()), r'\end{table}', '']
         return '\n'.join(out)
     def csv(self) -> str:
         "As CSV"
